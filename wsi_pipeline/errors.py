@@ -1,0 +1,33 @@
+"""The errors that a user can meet. Every message names the file, the cause and the remedy."""
+
+
+class WsiError(Exception):
+    """Root of all errors that this package raises on purpose."""
+
+
+class SlideError(WsiError):
+    """The file cannot be read as a slide: missing, empty, truncated, damaged, or not a slide."""
+
+
+class MppError(WsiError):
+    """The pixel size is missing, implausible, contradictory, or too coarse for the model."""
+
+
+class TissueError(WsiError):
+    """No tissue worth scoring was found on the slide."""
+
+
+class CoverageError(WsiError):
+    """Too little of the tissue could be read or scored for a slide-level figure."""
+
+
+class StoreError(WsiError):
+    """A tile store is damaged, is in use, or belongs to another slide or configuration."""
+
+
+class BundleError(WsiError):
+    """A model bundle is missing, incomplete, or does not fit what is asked of it."""
+
+
+class ConfigError(WsiError):
+    """A configuration file or option holds something that cannot be used."""

@@ -1,0 +1,593 @@
+"""`Slide`: the only place that imports OpenSlide and tiffslide.
+
+A slide is read in level-0 boxes (see `wsi_pipeline.geometry`) at whatever size the caller wants;
+the level to read from, the resampling, the padding outside the slide and the choice between the
+two readers are decided here.
+
+Both readers decode the same JPEG and JPEG 2000 tiles with the same libraries: on level 0 their
+pixels are equal. On lower levels whose downsample is not a whole number OpenSlide places pixels
+with sub-pixel interpolation where tiffslide takes the nearest; `tests/integration/test_slide.py`
+holds the difference to the tolerance stated there.
+"""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+import cv2
+import fsspec
+import numpy as np
+import openslide
+import tifffile
+import tiffslide
+from numpy.typing import NDArray
+
+from wsi_pipeline.errors import SlideError
+from wsi_pipeline.geometry import Box, Mpp, Size
+from wsi_pipeline.mpp import MppSources, isotropic, referee_mpp, tiff_tag_mpp
+
+log = logging.getLogger(__name__)
+
+Backend = Literal["auto", "openslide", "tiffslide"]
+Rgb = NDArray[np.uint8]
+"""uint8 [rows, columns, 3]."""
+
+TIFFSLIDE_VENDORS = frozenset({"aperio", "generic-tiff"})
+"""Where both readers agree pixel by pixel, tiffslide is chosen: it decodes three times as fast."""
+
+MAX_UPSAMPLING_OF_LEVEL = 1.05
+"""A level may be coarser than wanted by this much and still be read from."""
+
+BLOCK_PX = 2048
+"""Side, in pixels of the level read, of the pieces in which large regions are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of the pyramid; `downsample` is its pixel's side in level-0 pixels."""
+
+    size: Size
+    downsample: float
+
+
+class _Reader(Protocol):
+    """What `Slide` needs of a reading library. Reads stay within the level."""
+
+    vendor: str
+    levels: tuple[Level, ...]
+    l0_bounds: Box | None
+    mpp_xy: tuple[float, float] | None
+    objective_power: float | None
+
+    def read_level(self, level: int, box: Box) -> Rgb: ...
+
+    def close(self) -> None: ...
+
+
+class _OpenSlideReader:
+    def __init__(self, location: str) -> None:
+        self._slide = openslide.OpenSlide(location)
+        properties = self._slide.properties
+        self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+        self.levels = _levels(self._slide.level_dimensions)
+        self.mpp_xy = _positive_pair(
+            properties.get(openslide.PROPERTY_NAME_MPP_X),
+            properties.get(openslide.PROPERTY_NAME_MPP_Y),
+        )
+        self.objective_power = _positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
+        bounds = [
+            properties.get(name)
+            for name in (
+                openslide.PROPERTY_NAME_BOUNDS_X,
+                openslide.PROPERTY_NAME_BOUNDS_Y,
+                openslide.PROPERTY_NAME_BOUNDS_WIDTH,
+                openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+            )
+        ]
+        known = [int(value) for value in bounds if value is not None]
+        self.l0_bounds = Box(*known) if len(known) == len(bounds) else None
+
+    def read_level(self, level: int, box: Box) -> Rgb:
+        # The library wants level-0 coordinates and divides by its own downsample.
+        downsample = self._slide.level_downsamples[level]
+        l0_corner = (round(box.x * downsample), round(box.y * downsample))
+        rgba = np.asarray(self._slide.read_region(l0_corner, level, (box.width, box.height)))
+        rgb: Rgb = np.ascontiguousarray(rgba[..., :3])
+        transparent = rgba[..., 3] == 0
+        if transparent.any():  # never scanned: glass
+            rgb[transparent] = 255
+        return rgb
+
+    def close(self) -> None:
+        self._slide.close()
+
+
+class _TiffSlideReader:
+    def __init__(self, location: str) -> None:
+        self._slide = tiffslide.TiffSlide(location)
+        properties = self._slide.properties
+        self.vendor = str(properties["tiffslide.vendor"] or "generic-tiff")
+        self.levels = _levels(self._slide.level_dimensions)
+        self.l0_bounds: Box | None = None
+        self.mpp_xy = _positive_pair(properties["tiffslide.mpp-x"], properties["tiffslide.mpp-y"])
+        self.objective_power = _positive(properties["tiffslide.objective-power"])
+        probe = self._slide.read_region((0, 0), 0, (1, 1), as_array=True)
+        if probe.dtype != np.uint8 or probe.shape[-1] not in (3, 4):
+            self._slide.close()
+            raise SlideError(
+                f"{location}: its pixels are {probe.dtype} with {probe.shape[-1]} channel(s), but "
+                f"a brightfield slide has 8-bit RGB. Export it as RGB."
+            )
+
+    def read_level(self, level: int, box: Box) -> Rgb:
+        # The library divides by its own downsample and truncates: stay off the rounding edge.
+        downsample = self._slide.level_downsamples[level]
+        nudge = 1e-6 if downsample > 1 else 0.0
+        l0_corner = (
+            int(np.ceil(box.x * downsample + nudge)),
+            int(np.ceil(box.y * downsample + nudge)),
+        )
+        pixels = self._slide.read_region(l0_corner, level, (box.width, box.height), as_array=True)
+        return np.ascontiguousarray(pixels[..., :3], np.uint8)
+
+    def close(self) -> None:
+        self._slide.close()
+
+
+_READERS: dict[str, Callable[[str], _Reader]] = {
+    "openslide": _OpenSlideReader,
+    "tiffslide": _TiffSlideReader,
+}
+
+
+class Slide:
+    """A slide opened for reading; safe to share between threads.
+
+    Attributes:
+        name: the file's name, without its folders.
+        l0_size: the whole level 0, in pixels.
+        l0_bounds: the scanned part of level 0 (all of it for most formats).
+        mpp: µm per level-0 pixel, and `mpp_source`, where it came from.
+        mpp_sources: all that the file says of its pixel size.
+        vendor: the format, in OpenSlide's terms.
+        backend: the reader in use, "openslide" or "tiffslide".
+        levels: the pyramid.
+        repaired_reads: reads that only succeeded at a second try or with the other reader.
+
+    """
+
+    def __init__(
+        self, location: str, backend: str, reader: _Reader, mpp_override: Mpp | None
+    ) -> None:
+        self._location = location
+        self._reader = reader
+        self._spare: _Reader | None = None
+        self._lock = threading.Lock()
+        self.repaired_reads = 0
+        self.backend = backend
+        self.name = Path(location).name
+        self.vendor = reader.vendor
+        self.levels = reader.levels
+        self.l0_size = reader.levels[0].size
+        whole = Box(0, 0, self.l0_size.width, self.l0_size.height)
+        self.l0_bounds = whole.intersection(reader.l0_bounds) if reader.l0_bounds else whole
+        self.mpp_sources = MppSources(
+            reader=None
+            if reader.mpp_xy is None or mpp_override is not None
+            else isotropic(*reader.mpp_xy, self.name),
+            tiff_tags=_tiff_tags_mpp(location),
+            objective_power=reader.objective_power,
+        )
+        self.mpp, self.mpp_source = referee_mpp(self.mpp_sources, mpp_override, self.name)
+
+    @classmethod
+    def open(
+        cls, location: str | Path, *, backend: Backend = "auto", mpp: Mpp | None = None
+    ) -> Self:
+        """Open a slide.
+
+        Args:
+            location: a path, or an fsspec URL such as ``s3://bucket/slide.svs`` (TIFF family only).
+            backend: the reader; "auto" takes tiffslide for URLs and for the formats that it reads
+                exactly as OpenSlide does, and OpenSlide for all others.
+            mpp: overrides what the file says of its level-0 pixel size, in µm.
+
+        Raises:
+            SlideError: if the file is missing, empty, truncated or not a slide.
+            MppError: if the pixel size is missing, implausible or contradictory.
+
+        """
+        where = str(location)
+        _check_file(where)
+        chosen, reader = _open_reader(where, backend)
+        try:
+            return cls(where, chosen, reader, mpp)
+        except BaseException:
+            reader.close()
+            raise
+
+    def read(self, l0_box: Box, size: Size) -> Rgb:
+        """Read a region, resampled to `size` with anti-aliasing; white outside the slide.
+
+        The level is the coarsest that is still fine enough. Placement is exact to less than half a
+        pixel of that level.
+
+        Args:
+            l0_box: the region in level-0 pixels; it may reach beyond the slide.
+            size: of the returned picture.
+
+        Returns:
+            uint8 RGB [size.height, size.width, 3].
+
+        Raises:
+            SlideError: if the region can be read neither at a second try nor by the other reader.
+
+        """
+        wanted = min(l0_box.width / size.width, l0_box.height / size.height)
+        index = best_level(self.levels, wanted)
+        level = self.levels[index]
+        x, y, width, height = (
+            side / level.downsample for side in (l0_box.x, l0_box.y, l0_box.width, l0_box.height)
+        )
+        left, top = int(np.floor(x + 1e-6)), int(np.floor(y + 1e-6))
+        right, bottom = int(np.ceil(x + width - 1e-6)), int(np.ceil(y + height - 1e-6))
+        wanted_box = Box(left, top, right - left, bottom - top)
+        inside = wanted_box.intersection(Box(0, 0, level.size.width, level.size.height))
+        if inside.size == wanted_box.size:
+            pixels = self._read_level(index, wanted_box)
+        else:
+            pixels = np.full((wanted_box.height, wanted_box.width, 3), 255, np.uint8)
+            if inside.width and inside.height:
+                row, column = inside.y - top, inside.x - left
+                pixels[row : row + inside.height, column : column + inside.width] = (
+                    self._read_level(index, inside)
+                )
+        return resample(pixels, (x - left, y - top, width, height), size)
+
+    def thumbnail(self, mpp: Mpp) -> Rgb:
+        """Read all of `l0_bounds` at `mpp`, piece by piece, so that memory is the result's alone.
+
+        Returns:
+            uint8 RGB [rows, columns, 3].
+
+        """
+        l0_per_px = mpp / self.mpp
+        size = self.size_at(mpp)
+        picture = np.empty((size.height, size.width, 3), np.uint8)
+        level = self.levels[best_level(self.levels, l0_per_px)]
+        step = max(1, int(BLOCK_PX * level.downsample / l0_per_px))
+        bounds = self.l0_bounds
+        for top in range(0, size.height, step):
+            for left in range(0, size.width, step):
+                block = Box(left, top, step, step).intersection(Box(0, 0, size.width, size.height))
+                corner_x, corner_y = (
+                    bounds.x + round(left * l0_per_px),
+                    bounds.y + round(top * l0_per_px),
+                )
+                # Not beyond the bounds: the last pixel would fade into the white outside.
+                l0_box = Box(
+                    corner_x,
+                    corner_y,
+                    bounds.x + round(block.right * l0_per_px) - corner_x,
+                    bounds.y + round(block.bottom * l0_per_px) - corner_y,
+                ).intersection(bounds)
+                picture[top : block.bottom, left : block.right] = self.read(l0_box, block.size)
+        return picture
+
+    def size_at(self, mpp: Mpp) -> Size:
+        """Size of `l0_bounds` in pixels of `mpp` µm, at least one."""
+        return Size(
+            max(1, round(self.l0_bounds.width * self.mpp / mpp)),
+            max(1, round(self.l0_bounds.height * self.mpp / mpp)),
+        )
+
+    def digest(self) -> str:
+        """Return the BLAKE2b digest (hex, 32 digits) of all of the slide's bytes, label included.
+
+        The name does not count, so a renamed slide is the same slide. For MRXS and DICOM the files
+        beside it count too.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for part in _files_of(self._location, self.vendor):
+            with fsspec.open(part, "rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Close the file; reads fail from then on."""
+        for reader in (self._reader, self._spare):
+            if reader is not None:
+                reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _read_level(self, index: int, box: Box) -> Rgb:
+        """Read whole pixels of one level: once more if it fails, then with the other reader."""
+        reader = self._reader
+        try:
+            return reader.read_level(index, box)
+        # Damaged tiles surface as whatever the decoder at hand raises: there is no common root.
+        except Exception as first:  # noqa: BLE001
+            log.debug("%s: level %d %s: %s", self.name, index, box, first)
+            cause = first
+        for attempt in (self._reopened, self._other_reader):
+            try:
+                pixels = attempt(reader).read_level(index, box)
+            except Exception as error:  # noqa: BLE001
+                log.debug("%s: level %d %s: %s", self.name, index, box, error)
+            else:
+                with self._lock:
+                    self.repaired_reads += 1
+                return pixels
+        raise SlideError(
+            f"{self.name}: {box.width}×{box.height} px at ({box.x}, {box.y}) of level {index} "
+            f"cannot be decoded ({cause}). The file is damaged there: copy or scan it again."
+        ) from cause
+
+    def _reopened(self, failed: _Reader) -> _Reader:
+        """Open the file again: after an error an OpenSlide handle refuses all further reads."""
+        with self._lock:
+            if self._reader is failed:
+                self._reader = _READERS[self.backend](self._location)
+                # Other threads may still be reading; the old handle closes when they let go of it.
+            return self._reader
+
+    def _other_reader(self, _failed: _Reader) -> _Reader:
+        with self._lock:
+            if self._spare is None:
+                other = "tiffslide" if self.backend == "openslide" else "openslide"
+                spare: _Reader = _READERS[other](self._location)
+                if spare.levels != self.levels:
+                    spare.close()
+                    raise SlideError(f"{self.name}: {other} sees another pyramid")
+                self._spare = spare
+            return self._spare
+
+
+def best_level(levels: tuple[Level, ...], downsample: float) -> int:
+    """Index of the coarsest level that is still fine enough for `downsample`."""
+    fine_enough = [
+        index
+        for index, level in enumerate(levels)
+        if level.downsample <= downsample * MAX_UPSAMPLING_OF_LEVEL
+    ]
+    return max(fine_enough, key=lambda index: levels[index].downsample, default=0)
+
+
+def resample(pixels: Rgb, box: tuple[float, float, float, float], size: Size) -> Rgb:
+    """Resample a box of a picture to `size`.
+
+    Shrinking averages whole blocks of pixels (the exact area mean, and OpenCV's fastest way), then
+    takes what is left of the ratio, less than 2, with a Gaussian low-pass and cubic interpolation.
+
+    Args:
+        pixels: uint8 [rows, columns, 3].
+        box: (x, y, width, height) in pixels of the picture, fractions allowed.
+        size: of the result.
+
+    """
+    x, y, width, height = box
+    blocks_x = max(1, int(width / size.width * MAX_UPSAMPLING_OF_LEVEL))
+    blocks_y = max(1, int(height / size.height * MAX_UPSAMPLING_OF_LEVEL))
+    if blocks_x > 1 or blocks_y > 1:
+        columns, rows = -(-pixels.shape[1] // blocks_x), -(-pixels.shape[0] // blocks_y)
+        extra_x, extra_y = columns * blocks_x - pixels.shape[1], rows * blocks_y - pixels.shape[0]
+        if extra_x or extra_y:
+            pixels = np.pad(pixels, ((0, extra_y), (0, extra_x), (0, 0)), mode="edge")
+        pixels = np.asarray(
+            cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8
+        )
+    x, y, width, height = x / blocks_x, y / blocks_y, width / blocks_x, height / blocks_y
+    scale_x, scale_y = width / size.width, height / size.height
+    whole = max(abs(side - round(side)) for side in (x, y, width, height)) < 0.02
+    if whole and (round(width), round(height)) == (size.width, size.height):
+        left, top = round(x), round(y)
+        return np.ascontiguousarray(pixels[top : top + size.height, left : left + size.width])
+    if max(scale_x, scale_y) > MAX_UPSAMPLING_OF_LEVEL:
+        sigma_x, sigma_y = (0.5 * max(0.0, scale**2 - 1) ** 0.5 for scale in (scale_x, scale_y))
+        blurred = cv2.GaussianBlur(pixels, (0, 0), max(sigma_x, 0.01), sigmaY=max(sigma_y, 0.01))
+        pixels = np.asarray(blurred, np.uint8)
+    if whole:
+        left, top = round(x), round(y)
+        crop = pixels[top : top + round(height), left : left + round(width)]
+        return np.asarray(
+            cv2.resize(crop, (size.width, size.height), interpolation=cv2.INTER_CUBIC), np.uint8
+        )
+    # Pixel centres lie at half-integers: output i is at x + (i + 0.5) * scale - 0.5 of the input.
+    onto_source = np.array(
+        [[scale_x, 0, x + scale_x / 2 - 0.5], [0, scale_y, y + scale_y / 2 - 0.5]], np.float64
+    )
+    placed = cv2.warpAffine(
+        pixels,
+        onto_source,
+        (size.width, size.height),
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return np.asarray(placed, np.uint8)
+
+
+def is_url(location: str) -> bool:
+    """Tell fsspec URLs from paths."""
+    return "://" in location
+
+
+def _open_reader(location: str, backend: Backend) -> tuple[str, _Reader]:
+    candidates: tuple[str, ...]
+    if backend != "auto":
+        candidates = (backend,)
+    elif is_url(location):
+        candidates = ("tiffslide",)
+    elif openslide.OpenSlide.detect_format(location) in TIFFSLIDE_VENDORS:
+        candidates = ("tiffslide", "openslide")
+    else:
+        candidates = ("openslide", "tiffslide")
+    reasons = []
+    for candidate in candidates:
+        try:
+            return candidate, _READERS[candidate](location)
+        except SlideError:
+            raise
+        # The readers raise errors of their own, of tifffile's, zarr's and the codecs'.
+        except Exception as error:  # noqa: BLE001
+            reasons.append(f"{candidate}: {error}")
+    raise SlideError(_why_unreadable(location, "; ".join(reasons)))
+
+
+def _check_file(location: str) -> None:
+    """Say plainly what is wrong with a file before a reading library says it obscurely."""
+    if is_url(location):
+        filesystem, path = fsspec.core.url_to_fs(location)
+        if not filesystem.exists(path):
+            raise SlideError(f"{location}: there is no such file. Check the URL.")
+        size = filesystem.size(path)
+    else:
+        path = Path(location)
+        if not path.exists():
+            raise SlideError(f"{location}: there is no such file. Check the path.")
+        if path.is_dir():
+            raise SlideError(
+                f"{location}: this is a folder. Name the slide file in it (for DICOM, any one of "
+                f"its .dcm files)."
+            )
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+        except OSError as error:
+            raise SlideError(f"{location}: cannot be read ({error.strerror}).") from error
+    if not size:
+        raise SlideError(f"{location}: the file is empty. Copy it again.")
+    if not is_url(location):
+        _check_not_truncated(Path(location), size)
+
+
+def _check_not_truncated(path: Path, size: int) -> None:
+    """Raise if a TIFF's tiles lie beyond the end of its file, as after a broken copy."""
+    with _tiff(str(path)) as tiff:
+        if tiff is None:
+            return
+        for page in tiff.pages:
+            ends = [
+                offset + count
+                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)
+                if offset
+            ]
+            if ends and max(ends) > size:
+                raise SlideError(
+                    f"{path}: the file is truncated: it ends at byte {size:,} but its pixels reach "
+                    f"to byte {max(ends):,}. Copy it again."
+                )
+
+
+def _why_unreadable(location: str, reasons: str) -> str:
+    magic = b""
+    if not is_url(location):
+        with Path(location).open("rb") as file:
+            magic = file.read(4)
+    if magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return (
+            f"{location}: the TIFF's directory cannot be read: the file is truncated or damaged. "
+            f"Copy it again. ({reasons})"
+        )
+    return (
+        f"{location}: this is not a slide that OpenSlide or tiffslide can read, or it is damaged. "
+        f"({reasons})"
+    )
+
+
+@contextmanager
+def _tiff(location: str) -> Iterator[tifffile.TiffFile | None]:
+    """Open a TIFF's directory; None if it is not a TIFF or its directory is damaged."""
+    opened = fsspec.open(location, "rb")
+    with opened as file:
+        try:
+            tiff = tifffile.TiffFile(file)
+            _ = tiff.pages.first
+        # A damaged directory raises from struct, zlib or numpy as well as from tifffile.
+        except Exception as error:  # noqa: BLE001
+            log.debug("%s: no TIFF: %s", location, error)
+            yield None
+        else:
+            yield tiff
+
+
+def _tiff_tags_mpp(location: str) -> float | None:
+    """Pixel size by the first page's resolution tags, in µm."""
+    micrometres = {2: 25_400.0, 3: 10_000.0}
+    with _tiff(location) as tiff:
+        if tiff is None:
+            return None
+        tags = tiff.pages.first.tags
+        unit = tags.get("ResolutionUnit")
+        x, y = tags.get("XResolution"), tags.get("YResolution")
+        if unit is None or x is None or y is None or int(unit.value) not in micrometres:
+            return None
+        per_unit = [value[0] / value[1] if value[1] else 0.0 for value in (x.value, y.value)]
+        by_axis = [tiff_tag_mpp(value, micrometres[int(unit.value)]) for value in per_unit]
+        if by_axis[0] is None or by_axis[1] is None:
+            return None
+        return float(np.sqrt(by_axis[0] * by_axis[1]))
+
+
+def _files_of(location: str, vendor: str) -> list[str]:
+    """All files of one slide: MRXS and DICOM keep their pixels beside the file that is opened."""
+    if is_url(location):
+        return [location]
+    path = Path(location)
+    if vendor == "mirax":
+        beside = sorted(part for part in path.with_suffix("").rglob("*") if part.is_file())
+        return [location, *map(str, beside)]
+    if vendor == "dicom":
+        return sorted(str(part) for part in path.parent.glob(f"*{path.suffix}"))
+    return [location]
+
+
+def _levels(dimensions: tuple[tuple[int, int], ...]) -> tuple[Level, ...]:
+    l0_width, l0_height = dimensions[0]
+    return tuple(
+        Level(Size(width, height), _downsample(l0_width, l0_height, width, height))
+        for width, height in dimensions
+    )
+
+
+def _downsample(l0_width: int, l0_height: int, width: int, height: int) -> float:
+    """Side of a level's pixel in level-0 pixels.
+
+    Writers halve sides and drop or add the odd pixel: where a whole number explains both sides to
+    within one pixel of the level, that number is meant, and 4443 → 2221 is 2, not 2.0005.
+    """
+    mean = (l0_width / width + l0_height / height) / 2
+    whole = round(mean)
+    if whole and max(abs(l0_width / whole - width), abs(l0_height / whole - height)) < 1:
+        return float(whole)
+    return mean
+
+
+def _positive(value: object) -> float | None:
+    """Return a number above zero, or None: headers hold blanks, zeros and words too."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if np.isfinite(number) and number > 0 else None
+
+
+def _positive_pair(x: object, y: object) -> tuple[float, float] | None:
+    both = _positive(x), _positive(y)
+    return (both[0], both[1]) if both[0] is not None and both[1] is not None else None
