@@ -51,7 +51,7 @@ class ScoreMap:
         )
 
     def coarsened(self, factor: int) -> "ScoreMap":
-        """Return the map in cells of ``factor`` times the side: means of the scored cells in each."""
+        """Return the map in cells of ``factor`` times the side, means of their scored cells."""
         if factor == 1:
             return self
         return ScoreMap(
