@@ -1,0 +1,432 @@
+"""The segmentation guided regression network of Wang, Yu and Wang, and its plain baseline.
+
+A DeepLabv3+ learns nucleus classes. Its *encoder* (backbone at output stride 16, then atrous
+spatial pyramid pooling) guides a classification backbone that regresses cellularity. For a patch
+of 512×512 pixels::
+
+    pixels ─ normalise ─┬─ segmentation encoder ──── 32×32×256 ─┬─── decoder ─ logits 128×128×4
+                        └─ stem, stages 1 and 2 ──── 32×32×C ───┤
+                                     concatenate ─ 3×3 ─ 1×1 ─ 32×32×C
+                                     stages 3 and 4 ──────────── 8×8×D
+                                     average, linear, sigmoid ── score
+
+The first residual stage of the regression backbone strides by 2 instead of 1, so that stage 2 ends
+at stride 16, where the guidance is, and the last stage at stride 64.
+
+Every network here takes RGB pixels as uint8 [B, H, W, 3], as the store holds them, and normalises
+them itself: nothing outside the graph knows a mean or a deviation, so training and inference cannot
+differ in them. Nothing is ever downloaded: pretrained weights come as explicit state dicts.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from wsi_pipeline.errors import ConfigError
+
+CLASSES = ("background", "lymphocyte", "normal", "malignant")
+"""What the segmentation tells apart, in the order of its channels."""
+
+GUIDANCE_CHANNELS = 256
+"""Channels of the segmentation encoder's output, and of the first fused map."""
+
+SEGMENTATION_STRIDE = 16
+REGRESSION_STRIDE = 64
+
+# DeepLabv3+ pairs output stride 16 with these rates and this dropout; the library's own defaults
+# (12, 24, 36) belong to stride 8 and would reach beyond the 16×16 map of a 256-pixel training crop.
+_ATROUS_RATES = (6, 12, 18)
+_ASPP_DROPOUT = 0.1
+
+# A float32 sigmoid reaches 1 at 17: short of it every score is inside (0, 1).
+_LARGEST_LOGIT = 16.0
+
+# The modules of timm whose networks are a plain sequence of children up to the global pooling, with
+# residual stages that can be strided; and those of them that can be dilated to output stride 16.
+_REGRESSION_FAMILIES = ("resnet", "senet", "efficientnet")
+_SEGMENTATION_FAMILIES = ("resnet", "efficientnet")
+
+
+class Architecture(BaseModel):
+    """All that is needed to build a network that scores patches."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    regression_backbone: str
+    """A timm network of the ResNet, SENet or EfficientNet families, such as ``resnet101``."""
+    segmentation_backbone: str | None = None
+    """A timm network of the ResNet or EfficientNet families; None is the plain regression."""
+    classes: tuple[str, ...] = Field(default=CLASSES, min_length=2)
+    """Names of the segmentation's channels."""
+    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
+    """What the graph subtracts from red, green and blue in 0..1."""
+    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
+    """What the graph then divides red, green and blue by."""
+
+
+class Prediction(NamedTuple):
+    """What a network says of a batch of patches."""
+
+    score: Tensor
+    """Cellularity in (0, 1), float32 [B]."""
+    logits: Tensor | None
+    """Class logits at stride 4, [B, classes, H/4, W/4]; None if unwanted or not to be had."""
+
+
+class EncoderFeatures(NamedTuple):
+    """What the segmentation encoder hands to its decoder and to the regression."""
+
+    detail: Tensor
+    """Backbone features at stride 4, for the decoder alone."""
+    guidance: Tensor
+    """The encoder's output at stride 16, [B, 256, H/16, W/16]."""
+
+
+class Normalise(nn.Module):
+    """Pixels as they are stored to the image that a backbone takes.
+
+    The constants are the architecture's and stay out of the state dict, so that no checkpoint can
+    contradict the card.
+    """
+
+    def __init__(
+        self, mean: tuple[float, float, float], std: tuple[float, float, float], stride: int
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        shape = (1, 3, 1, 1)
+        self.register_buffer("mean", 255 * torch.tensor(mean).reshape(shape), persistent=False)
+        self.register_buffer(
+            "scale", 1 / (255 * torch.tensor(std).reshape(shape)), persistent=False
+        )
+
+    mean: Tensor
+    scale: Tensor
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Turn uint8 [B, H, W, 3] into float [B, 3, H, W].
+
+        The result has the strides of ``torch.channels_last``, which costs no copy and is the faster
+        layout for convolutions.
+
+        Raises:
+            ConfigError: If the pixels are not such a batch, or a side is no multiple of the
+                network's stride.
+
+        """
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+            raise ConfigError(
+                "The network takes RGB pixels as uint8 [B, H, W, 3], not "
+                f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}; "
+                "it normalises them itself."
+            )
+        height, width = pixels.shape[1:3]
+        if height % self.stride or width % self.stride or not height or not width:
+            raise ConfigError(
+                f"The network takes patches with sides that are multiples of {self.stride} pixels, "
+                f"not {width}×{height}; choose such a tile size, for instance 512."
+            )
+        return (pixels.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) * self.scale
+
+
+class SegmentationNetwork(nn.Module):
+    """DeepLabv3+ on a timm backbone at output stride 16, unpretrained."""
+
+    def __init__(
+        self,
+        backbone: str,
+        classes: tuple[str, ...] = CLASSES,
+        mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN,
+        std: tuple[float, float, float] = IMAGENET_DEFAULT_STD,
+    ) -> None:
+        super().__init__()
+        _require_family(backbone, _SEGMENTATION_FAMILIES, "segmentation")
+        self.normalise = Normalise(mean, std, SEGMENTATION_STRIDE)
+        self.deeplab: Any = smp.DeepLabV3Plus(
+            encoder_name=f"tu-{backbone}",
+            encoder_weights=None,
+            encoder_output_stride=SEGMENTATION_STRIDE,
+            decoder_channels=GUIDANCE_CHANNELS,
+            decoder_atrous_rates=_ATROUS_RATES,
+            decoder_aspp_dropout=_ASPP_DROPOUT,
+            classes=len(classes),
+        )
+
+    def encode(self, image: Tensor) -> EncoderFeatures:
+        """Run the encoder (backbone and atrous pyramid) on a normalised image [B, 3, H, W]."""
+        features = self.deeplab.encoder(image)
+        return EncoderFeatures(features[2], self.deeplab.decoder.aspp(features[-1]))
+
+    def decode(self, features: EncoderFeatures) -> Tensor:
+        """Return class logits at stride 4, [B, classes, H/4, W/4]."""
+        decoder = self.deeplab.decoder
+        detail = decoder.block1(features.detail)
+        joined = torch.cat([decoder.up(features.guidance), detail], dim=1)
+        # The head's first layer is its 1×1 convolution; the upsampling behind it is upsample()'s.
+        logits: Tensor = self.deeplab.segmentation_head[0](decoder.block2(joined))
+        return logits
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return class logits at full size, [B, classes, H, W], for uint8 pixels [B, H, W, 3]."""
+        return upsample(self.decode(self.encode(self.normalise(pixels))))
+
+    def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load a timm state dict of the backbone's name, as pretrained on ImageNet.
+
+        What lies behind the backbone's last stage, such as the classifier, is left out.
+
+        Raises:
+            ConfigError: If a tensor is missing or has another shape.
+
+        """
+        backbone = self.deeplab.encoder.model
+        own = backbone.state_dict()
+        wrong = [
+            name
+            for name, tensor in own.items()
+            if name not in state_dict or state_dict[name].shape != tensor.shape
+        ]
+        # Older checkpoints lack the batch counters, which nothing here reads.
+        wrong = [name for name in wrong if not name.endswith("num_batches_tracked")]
+        if wrong:
+            raise ConfigError(
+                f"The pretrained weights do not fit the segmentation backbone: {wrong[0]} and "
+                f"{len(wrong) - 1} more are missing or of another shape; "
+                "take weights of the very timm network that the configuration names."
+            )
+        backbone.load_state_dict({k: v for k, v in state_dict.items() if k in own}, strict=False)
+
+
+def upsample(logits: Tensor) -> Tensor:
+    """Bring class logits from stride 4 to full size, [B, classes, 4·H, 4·W]."""
+    return F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=True)
+
+
+class RegressionBackbone(nn.Module):
+    """A timm classification network, cut where guidance enters, without its classifier.
+
+    ``early`` is the stem with stages 1 and 2 and ends at stride 16; ``late`` is stages 3 and 4 with
+    whatever precedes the global pooling, and ends at stride 64.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        _require_family(name, _REGRESSION_FAMILIES, "regression")
+        model: Any = timm.create_model(name, pretrained=False)
+        ends: dict[int, str] = {info["reduction"]: info["module"] for info in model.feature_info}
+        parts = OrderedDict(_parts(model, ends.values()))
+        first_blocks = [block for part in parts.values() if (block := _first_block(part))]
+        if ends.get(8) not in parts or len(first_blocks) < 2:
+            raise ConfigError(_misfit(name, "its stages cannot be told apart"))
+        _stride_like(first_blocks[0], first_blocks[1], name)
+
+        cut = list(parts).index(ends[8]) + 1
+        named = [(part.replace(".", "_"), module) for part, module in parts.items()]
+        self.early = nn.Sequential(OrderedDict(named[:cut]))
+        self.late = nn.Sequential(OrderedDict(named[cut:]))
+        _initialise(self)
+        self.guided_channels, self.out_channels = self._probe(name)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features at stride 64, [B, D, H/64, W/64], of a normalised image [B, 3, H, W]."""
+        features: Tensor = self.late(self.early(image))
+        return features
+
+    @torch.no_grad()
+    def _probe(self, name: str) -> tuple[int, int]:
+        """Return the channels of both parts, having seen that their strides are as promised."""
+        side = 2 * REGRESSION_STRIDE
+        self.eval()
+        early = self.early(torch.zeros(1, 3, side, side))
+        late = self.late(early)
+        self.train()
+        strides = side / early.shape[-1], side / late.shape[-1]
+        if strides != (SEGMENTATION_STRIDE, REGRESSION_STRIDE):
+            raise ConfigError(_misfit(name, "its stages end at strides {:g} and {:g}", *strides))
+        return early.shape[1], late.shape[1]
+
+
+class RegressionNetwork(nn.Module):
+    """The plain regression of cellularity: the baseline that knows no segmentation."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.normalise = Normalise(architecture.mean, architecture.std, REGRESSION_STRIDE)
+        self.regression = RegressionBackbone(architecture.regression_backbone)
+        self.head = nn.Linear(self.regression.out_channels, 1)
+        _initialise(self.head)
+
+    def forward(self, pixels: Tensor, *, with_segmentation: bool = True) -> Prediction:  # noqa: ARG002
+        """Score uint8 pixels [B, H, W, 3]; there are never logits."""
+        return Prediction(self._score(self.regression(self.normalise(pixels))), None)
+
+    def _score(self, features: Tensor) -> Tensor:
+        # Half precision has no two scores closer than 0.004 near 1, so autocast ends here.
+        with torch.autocast(features.device.type, enabled=False):
+            pooled = features.float().mean(dim=(2, 3))
+            logit = F.linear(pooled, self.head.weight.float(), self.head.bias.float())
+            return torch.sigmoid(logit.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)).squeeze(1)
+
+
+class GuidedRegressionNetwork(RegressionNetwork):
+    """The segmentation guided regression of cellularity."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__(architecture)
+        if architecture.segmentation_backbone is None:
+            raise ConfigError("A guided network needs a segmentation_backbone.")
+        self.segmentation = SegmentationNetwork(
+            architecture.segmentation_backbone,
+            architecture.classes,
+            architecture.mean,
+            architecture.std,
+        )
+        channels = self.regression.guided_channels
+        self.fuse = nn.Sequential(
+            *_convolution(GUIDANCE_CHANNELS + channels, GUIDANCE_CHANNELS, kernel=3),
+            *_convolution(GUIDANCE_CHANNELS, channels, kernel=1),
+        )
+        _initialise(self.fuse)
+
+    def forward(self, pixels: Tensor, *, with_segmentation: bool = True) -> Prediction:
+        """Score uint8 pixels [B, H, W, 3] and segment them, running the encoder once.
+
+        Without segmentation the decoder is not run, and the logits are None.
+        """
+        image = self.normalise(pixels)
+        encoded = self.segmentation.encode(image)
+        joined = torch.cat([encoded.guidance, self.regression.early(image)], dim=1)
+        score = self._score(self.regression.late(self.fuse(joined)))
+        return Prediction(score, self.segmentation.decode(encoded) if with_segmentation else None)
+
+    def load_segmentation(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load the weights of a SegmentationNetwork of the same backbone: the first stage's result.
+
+        Raises:
+            ConfigError: If the weights are of another network.
+
+        """
+        try:
+            self.segmentation.load_state_dict(state_dict, strict=True)
+        except RuntimeError as error:
+            raise ConfigError(
+                "The segmentation weights are of another network than the configuration's "
+                f"segmentation_backbone and classes: {error}"
+            ) from error
+
+
+def build_network(architecture: Architecture) -> RegressionNetwork:
+    """Build the network with fresh weights, in training mode.
+
+    Raises:
+        ConfigError: If a backbone is unknown or does not fit.
+
+    """
+    if architecture.segmentation_backbone is None:
+        return RegressionNetwork(architecture)
+    return GuidedRegressionNetwork(architecture)
+
+
+def _require_family(name: str, families: tuple[str, ...], role: str) -> None:
+    # A plain, registered name alone: timm would also take tags and fetch "hf-hub:" addresses.
+    known = timm.is_model(name) and not set(name) & set(".:/")
+    if not known:
+        raise ConfigError(
+            f"{name!r} is no network that timm {timm.__version__} knows; "
+            "take a plain name without tag, such as 'resnet101' or 'tf_efficientnet_lite0'."
+        )
+    if timm.model_entrypoint(name).__module__.removeprefix("timm.models.") not in families:
+        raise ConfigError(_misfit(name, f"it is of no family that serves as {role} backbone"))
+
+
+def _misfit(name: str, cause: str, *values: float) -> str:
+    return (
+        f"The backbone {name!r} does not fit: {cause.format(*values)}. What fits is the ResNet, "
+        "ResNeXt, SE-ResNet and EfficientNet networks of timm, and for regression also its legacy "
+        "SENets."
+    )
+
+
+def _parts(model: nn.Module, ends: Collection[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield what a network applies one after the other before its global pooling.
+
+    A container of several stages (EfficientNet's ``blocks``) is opened; ``ends`` names the modules
+    that end a stage.
+    """
+    for name, child in model.named_children():
+        if name == "global_pool":
+            return
+        if any(end.startswith(f"{name}.") for end in ends):
+            yield from ((f"{name}.{part}", module) for part, module in child.named_children())
+        else:
+            yield name, child
+
+
+def _first_block(part: nn.Module) -> nn.Module | None:
+    """Return a residual stage's first block; None for a layer or a stem, a sequence of layers."""
+    first = part[0] if isinstance(part, nn.Sequential) else None
+    return first if first is not None and any(True for _ in first.children()) else None
+
+
+def _stride_like(block: nn.Module, example: nn.Module, name: str) -> None:
+    """Make a residual block stride by 2 where the first block of the next stage does.
+
+    A ResNet strides on its first or second convolution and on its shortcut, an EfficientNet on its
+    depthwise convolution: each as its authors chose.
+    """
+    modules = dict(block.named_modules())
+    for path, leaf in example.named_modules():
+        if getattr(leaf, "stride", 1) in (1, (1,), (1, 1)) or any(True for _ in leaf.children()):
+            continue
+        own = modules.get(path)
+        if isinstance(leaf, nn.Conv2d) and isinstance(own, nn.Conv2d):
+            own.stride = leaf.stride
+        elif isinstance(leaf, nn.AvgPool2d) and isinstance(own, nn.Identity):
+            block.set_submodule(path, copy.deepcopy(leaf))
+        elif not path.startswith("downsample"):
+            raise ConfigError(_misfit(name, f"its first stage has nothing to stride at {path!r}"))
+
+    if hasattr(block, "has_skip"):
+        block.has_skip = False  # type: ignore[assignment]
+    elif getattr(block, "downsample", None) is None:
+        channels = next(m.in_channels for m in block.modules() if isinstance(m, nn.Conv2d))
+        block.downsample = nn.Sequential(
+            nn.Conv2d(channels, channels, kernel_size=1, stride=2, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+
+def _convolution(in_channels: int, out_channels: int, kernel: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _initialise(module: nn.Module) -> None:
+    """Initialise as He et al.: Kaiming normal convolutions, unit batch norms, zero biases.
+
+    By fan-in, which PyTorch counts rightly for grouped and depthwise convolutions. Linear layers
+    start small, so that every patch starts at a score near 0.5, where the sigmoid is steep.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+        elif isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=0.01)
+        elif isinstance(part, nn.BatchNorm2d | nn.GroupNorm):
+            nn.init.ones_(part.weight)
+        else:
+            continue
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
