@@ -7,7 +7,7 @@ Columns of ``tiles.parquet`` (a missing value is a null, never NaN):
 ``l0_y_px``          int64   upper edge, likewise
 ``map_column``       int32   column of the tile's corner cell in ``cellularity.ome.tiff``
 ``map_row``          int32   row of that cell
-``tissue_fraction``  float32 share of the tile that is tissue, 0 to 1
+``tissue_fraction``  float32 share of the whole tile's area that is tissue, 0 to 1
 ``inside_fraction``  float32 share of the tile that lies on the slide, 0 to 1 (less: padded)
 ``blur``             float32 sharpness measure of :func:`wsi_pipeline.tissue.blur_score`
 ``pen_fraction``     float32 share of the tile under pen ink, 0 to 1
@@ -41,7 +41,7 @@ class TileTable:
     Attributes:
         l0_xy: int64 [N, 2], corner in level-0 pixels.
         m_xy: int32 [N, 2], (column, row) of the tile's corner cell in the score map.
-        tissue: float32 [N], share of the tile that is tissue.
+        tissue: float32 [N], share of the whole tile's area that is tissue.
         inside: float32 [N], share of the tile that lies on the slide.
         blur: float32 [N], see :func:`wsi_pipeline.tissue.blur_score`.
         pen: float32 [N], share of the tile under pen ink.
@@ -71,8 +71,11 @@ class TileTable:
 
     @property
     def weight(self) -> NDArray[np.float64]:
-        """float64 [N], the tissue that the tile stands for: tissue share × share on the slide."""
-        return self.tissue.astype(np.float64) * self.inside
+        """float64 [N], the tissue that the tile stands for, as a share of a tile's area.
+
+        What lies off the slide is no tissue, so padded tiles need no further discount.
+        """
+        return self.tissue.astype(np.float64)
 
 
 def write_parquet(

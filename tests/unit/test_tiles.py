@@ -73,10 +73,8 @@ def test_same_table_same_bytes(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
 
 
-def test_weight_is_tissue_on_the_slide():
+def test_weight_is_the_share_of_tissue():
     table = random_table(20)
-    np.testing.assert_allclose(
-        table.weight, np.float64(table.tissue) * np.float64(table.inside), rtol=1e-12
-    )
+    np.testing.assert_array_equal(table.weight, np.float64(table.tissue))
     np.testing.assert_array_equal(table.scored, ~np.isnan(table.cellularity))
     assert len(table) == 20
