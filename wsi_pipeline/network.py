@@ -260,6 +260,7 @@ class RegressionNetwork(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
+        self.architecture = architecture
         self.normalise = Normalise(architecture.mean, architecture.std, REGRESSION_STRIDE)
         self.regression = RegressionBackbone(architecture.regression_backbone)
         self.head = nn.Linear(self.regression.out_channels, 1)

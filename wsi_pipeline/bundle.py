@@ -1,0 +1,290 @@
+"""Model bundles: what training exports and all that inference loads.
+
+A bundle is a folder of two files: ``card.json`` says what the model is, and ``model.safetensors``
+holds its weights. Neither can run code. It lies in a path or on the Hugging Face hub, and its
+digest, over the bytes of both files, is its identity wherever results are stored.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from wsi_pipeline.errors import BundleError, ConfigError
+from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.network import (
+    REGRESSION_STRIDE,
+    Architecture,
+    RegressionNetwork,
+    build_network,
+)
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION: Final = 1
+CARD_NAME = "card.json"
+WEIGHTS_NAME = "model.safetensors"
+
+DEMO_BUNDLE = Path(__file__).parent / "demo_bundle"
+"""The bundle that comes with the package: a demonstration, trained on synthetic tissue."""
+
+# Owner, name and revision of a hub address; none can start with a dot, so none leads out of the
+# hub's cache.
+_HUB_ADDRESS = re.compile(
+    r"hf://(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII
+)
+
+
+class ModelCard(BaseModel):
+    """What a model is, what it was trained on, and what it is for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str = Field(min_length=1)
+    version: str = Field(min_length=1)
+    architecture: Architecture
+    """Backbones, classes and normalisation."""
+    mpp: Mpp = Field(default=Mpp(0.5), gt=0, allow_inf_nan=False)
+    """Micrometres per pixel of the patches that the model takes."""
+    tile_px: int = Field(default=512, gt=0, multiple_of=REGRESSION_STRIDE)
+    """Side of the patches in pixels at ``mpp``."""
+    stored_as: Literal["float32", "float16"] = "float32"
+    """Precision of convolution and linear weights in the file; they are always run as float32."""
+    metrics: dict[str, FiniteFloat] = {}
+    """Figures on held-back data; the names say which."""
+    trained_on: str = Field(min_length=1)
+    licence: str = Field(min_length=1)
+    intended_use: str = Field(min_length=1)
+    limitations: str = Field(min_length=1)
+    demonstration: bool = False
+    """True for a model that shows the software and must not be trusted with tissue."""
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A card and the weights it speaks of, as the bytes of their files."""
+
+    card_json: bytes
+    weights: bytes = field(repr=False)
+    source: str = field(compare=False)
+    """Where the bundle came from, for messages."""
+
+    @classmethod
+    def load(cls, location: str | Path) -> Self:
+        """Read a bundle from a folder, or from ``hf://owner/name[@revision]`` on the hub.
+
+        Whether the weights fit the card is found out by :meth:`network`.
+
+        Raises:
+            BundleError: If there is no bundle, a file of it is missing, or the card is malformed
+                or of a newer format.
+
+        """
+        folder = _from_hub(location) if str(location).startswith("hf:") else Path(location)
+        if not folder.is_dir():
+            raise BundleError(
+                f"{location} is no model bundle: there is no such folder. Give a folder with "
+                f"{CARD_NAME} and {WEIGHTS_NAME}, or hf://owner/name."
+            )
+        for name in (CARD_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise BundleError(
+                    f"{location} is no complete model bundle: {name} is missing. "
+                    "Copy or export the bundle again."
+                )
+        bundle = cls(
+            card_json=(folder / CARD_NAME).read_bytes(),
+            weights=(folder / WEIGHTS_NAME).read_bytes(),
+            source=str(location),
+        )
+        log.info("Model %s %s, digest %s", bundle.card.name, bundle.card.version, bundle.digest)
+        return bundle
+
+    @classmethod
+    def of(cls, network: RegressionNetwork, card: ModelCard) -> Self:
+        """Make a bundle of a trained network.
+
+        Raises:
+            BundleError: If the card speaks of another architecture, or a weight is not finite.
+
+        """
+        if network.architecture != card.architecture:
+            raise BundleError(
+                f"The card of {card.name} describes another architecture than the network's: "
+                f"{card.architecture!r} instead of {network.architecture!r}."
+            )
+        tensors = {
+            name: _stored(tensor, card).contiguous().cpu()
+            for name, tensor in network.state_dict().items()
+        }
+        source = f"{card.name} {card.version}"
+        _require_finite(tensors, source)
+        return cls(
+            card_json=f"{card.model_dump_json(indent=2)}\n".encode(),
+            weights=safetensors.torch.save(tensors, metadata={"format": "pt"}),
+            source=source,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the bundle; the folder appears only when it is whole.
+
+        Raises:
+            BundleError: If the folder already holds anything but this very bundle.
+
+        """
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if _holds(folder, self):
+                return
+            raise BundleError(
+                f"{folder} already holds something else than this bundle; "
+                "choose another folder, or delete that one first."
+            )
+        partial = folder.with_name(f".partial-{folder.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, content in ((CARD_NAME, self.card_json), (WEIGHTS_NAME, self.weights)):
+            with (partial / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(folder)
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """The card, validated.
+
+        Raises:
+            BundleError: If it is malformed or of a newer format.
+
+        """
+        path = f"{self.source}/{CARD_NAME}"
+        try:
+            content = json.loads(self.card_json)
+        except ValueError as error:
+            raise BundleError(f"{path} is no JSON: {error}. Export the bundle again.") from error
+        version = content.get("format_version", 1) if isinstance(content, dict) else 1
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise BundleError(
+                f"{path} is of format {version}, and this software reads up to {FORMAT_VERSION}: "
+                "update wsi-pipeline."
+            )
+        try:
+            return ModelCard.model_validate(content)
+        except ValidationError as error:
+            causes = "; ".join(
+                f"{'.'.join(map(str, cause['loc'])) or 'card'}: {cause['msg']}"
+                for cause in error.errors()
+            )
+            raise BundleError(f"{path} is no valid model card: {causes}.") from error
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over both files: the bundle's identity, whatever its folder is called."""
+        parts = (sha256(self.card_json).digest(), sha256(self.weights).digest())
+        return sha256(b"".join(parts)).hexdigest()
+
+    def network(self) -> RegressionNetwork:
+        """Build the network in float32 and evaluation mode, on the CPU.
+
+        Raises:
+            BundleError: If the architecture cannot be built, or the weights are not its own.
+
+        """
+        try:
+            network = build_network(self.card.architecture)
+        except ConfigError as error:
+            raise BundleError(f"{self.source}/{CARD_NAME}: {error}") from error
+        path = f"{self.source}/{WEIGHTS_NAME}"
+        try:
+            tensors = safetensors.torch.load(self.weights)
+        except SafetensorError as error:
+            raise BundleError(
+                f"{path} is no safetensors file ({error}): it is damaged or of another kind, and "
+                "no other kind is read. Copy or export the bundle again."
+            ) from error
+        _require_fit(tensors, network.state_dict(), path)
+        _require_finite(tensors, path)
+        network.load_state_dict(tensors, strict=True)
+        return network.eval()
+
+
+def _stored(tensor: Tensor, card: ModelCard) -> Tensor:
+    # The statistics of batch norms span more than float16 can hold, and weigh next to nothing.
+    return tensor.half() if card.stored_as == "float16" and tensor.ndim > 1 else tensor
+
+
+def _require_fit(tensors: dict[str, Tensor], own: dict[str, Tensor], path: str) -> None:
+    faults = [f"{name} is missing" for name in own.keys() - tensors.keys()]
+    faults += [f"{name} is surplus" for name in tensors.keys() - own.keys()]
+    faults += [
+        f"{name} is {_kind(tensors[name])} instead of {_kind(own[name])}"
+        for name in own.keys() & tensors.keys()
+        if tensors[name].shape != own[name].shape
+        or tensors[name].is_floating_point() != own[name].is_floating_point()
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise BundleError(
+            f"{path} does not fit the architecture on its card: {', '.join(sorted(faults)[:3])}"
+            f"{more}. Export the bundle again."
+        )
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _require_finite(tensors: dict[str, Tensor], path: str) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise BundleError(
+                f"{path} holds values that are not finite, in {name}: "
+                "the training diverged, or the file is damaged."
+            )
+
+
+def _holds(folder: Path, bundle: ModelBundle) -> bool:
+    try:
+        return ModelBundle.load(folder).digest == bundle.digest
+    except BundleError:
+        return False
+
+
+def _from_hub(location: str | Path) -> Path:
+    address = _HUB_ADDRESS.fullmatch(str(location))
+    if address is None:
+        raise BundleError(
+            f"{location} is no hub address of a model bundle; write hf://owner/name or "
+            "hf://owner/name@revision."
+        )
+    # Here, since nothing else needs the hub's client. HTTPError is the root of its HTTP library's
+    # errors, whichever library that is in the version installed.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    try:
+        folder = snapshot_download(
+            address["repository"],
+            revision=address["revision"],
+            allow_patterns=[CARD_NAME, WEIGHTS_NAME],
+        )
+    except (HTTPError, HFValidationError, OSError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise BundleError(
+            f"{location} could not be fetched from the hub: {cause} Check the name and the "
+            "network, or download the bundle elsewhere and give its folder."
+        ) from error
+    return Path(folder)
