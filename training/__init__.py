@@ -1,0 +1,1 @@
+"""Two-stage training: nucleus segmentation, then cellularity guided by it."""

@@ -1,0 +1,77 @@
+"""Random views of a patch, drawn from a NumPy generator so that each is reproducible.
+
+A *sample* is uint8 [H, W, 4]: red, green, blue and the truth as ``training.data`` packs it.
+Geometry moves all four channels together; colour touches the first three.
+"""
+
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torchvision.transforms.v2 import functional as colour
+
+Sample = NDArray[np.uint8]
+
+
+class AugmentConfig(BaseModel):
+    """What is done to a sample on its way into a batch; the defaults leave it alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: tuple[float, float] = Field(default=(1.0, 1.0), description="range of the zoom")
+    crop: int | None = Field(default=None, gt=0, description="side of a random window, px")
+    turns: Literal["none", "flips", "flips and rotations"] = "none"
+    brightness: float = Field(default=0.0, ge=0, le=1, description="factor within 1 ± this")
+    contrast: float = Field(default=0.0, ge=0, le=1, description="factor within 1 ± this")
+    saturation: float = Field(default=0.0, ge=0, le=1, description="factor within 1 ± this")
+    hue: float = Field(default=0.0, ge=0, le=0.5, description="shift within ± this share of a turn")
+
+
+def augment(rng: np.random.Generator, sample: Sample, config: AugmentConfig) -> Sample:
+    """Return a random view of a sample: zoomed, cropped, turned and recoloured, in this order."""
+    factor = rng.uniform(*config.scale)
+    if factor != 1:
+        sample = zoom(sample, factor)
+    if config.crop is not None:
+        sample = random_crop(rng, sample, config.crop)
+    if config.turns != "none":
+        sample = sample[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
+    if config.turns == "flips and rotations":
+        sample = np.rot90(sample, int(rng.integers(4)))
+    return random_colour(rng, np.ascontiguousarray(sample), config)
+
+
+def zoom(sample: Sample, factor: float) -> Sample:
+    """Resize a sample: its colours smoothly, its truth by the nearest pixel."""
+    height, width = (round(side * factor) for side in sample.shape[:2])
+    smooth = cv2.resize(sample, (width, height), interpolation=cv2.INTER_LINEAR)
+    truth = np.ascontiguousarray(sample[..., 3])
+    smooth[..., 3] = cv2.resize(truth, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(smooth, dtype=np.uint8)
+
+
+def random_crop(rng: np.random.Generator, sample: Sample, side: int) -> Sample:
+    """Cut a random square window; a sample that is too small is mirrored at its edges first."""
+    height, width = sample.shape[:2]
+    below, right = max(0, side - height), max(0, side - width)
+    if below or right:
+        sample = np.pad(sample, ((0, below), (0, right), (0, 0)), mode="symmetric")
+    y = rng.integers(sample.shape[0] - side + 1)
+    x = rng.integers(sample.shape[1] - side + 1)
+    return sample[y : y + side, x : x + side]
+
+
+def random_colour(rng: np.random.Generator, sample: Sample, config: AugmentConfig) -> Sample:
+    """Shift brightness, contrast, saturation and hue."""
+    if not (config.brightness or config.contrast or config.saturation or config.hue):
+        return sample
+    rgb = torch.from_numpy(sample[..., :3].transpose(2, 0, 1).copy())
+    rgb = colour.adjust_brightness(rgb, 1 + rng.uniform(-1, 1) * config.brightness)
+    rgb = colour.adjust_contrast(rgb, 1 + rng.uniform(-1, 1) * config.contrast)
+    rgb = colour.adjust_saturation(rgb, 1 + rng.uniform(-1, 1) * config.saturation)
+    if config.hue:
+        rgb = colour.adjust_hue(rgb, rng.uniform(-1, 1) * config.hue)
+    return np.dstack([rgb.numpy().transpose(1, 2, 0), sample[..., 3:]])
