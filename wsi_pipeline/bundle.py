@@ -272,8 +272,7 @@ def _from_hub(location: str | Path) -> Path:
         )
     # Here, since nothing else needs the hub's client. HTTPError is the root of its HTTP library's
     # errors, whichever library that is in the version installed.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HTTPError
+    from huggingface_hub import errors, snapshot_download
 
     try:
         folder = snapshot_download(
@@ -281,7 +280,7 @@ def _from_hub(location: str | Path) -> Path:
             revision=address["revision"],
             allow_patterns=[CARD_NAME, WEIGHTS_NAME],
         )
-    except (HTTPError, HFValidationError, OSError) as error:
+    except (OSError, errors.HFValidationError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         cause = str(error).strip().splitlines()[0]
         raise BundleError(
             f"{location} could not be fetched from the hub: {cause} Check the name and the "
