@@ -1,0 +1,110 @@
+"""Fills a `TileStore` from a `Slide`, shard by shard, over Dask's threads.
+
+Decoding, resampling and compressing release the GIL, so threads suffice on one machine. Shards are
+yielded as they are committed: whoever scores them works while the next are being read.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Generator
+
+import numpy as np
+from dask.base import compute
+from dask.delayed import delayed
+from numpy.typing import NDArray
+
+from wsi_pipeline.errors import SlideError
+from wsi_pipeline.geometry import Size
+from wsi_pipeline.grid import TileGrid
+from wsi_pipeline.slide import Slide
+from wsi_pipeline.store import ShardPixels, TileState, TileStore
+from wsi_pipeline.tissue import blur_score, pen_fraction
+
+log = logging.getLogger(__name__)
+
+
+def read_tile(slide: Slide, grid: TileGrid, index: int, tile_px: int) -> NDArray[np.uint8]:
+    """Read one tile, uint8 [tile_px, tile_px, 3].
+
+    Raises:
+        SlideError: if the slide is damaged there.
+
+    """
+    return slide.read(grid.l0_box(index), Size(tile_px, tile_px))
+
+
+def read_shard(slide: Slide, grid: TileGrid, shard: slice, tile_px: int) -> ShardPixels:
+    """Read and measure the tiles of one shard; those that cannot be read are marked, and black."""
+    count = shard.stop - shard.start
+    rgb = np.zeros((count, tile_px, tile_px, 3), np.uint8)
+    blur, pen = np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32)
+    readable = np.ones(count, np.bool_)
+    for row, index in enumerate(range(shard.start, shard.stop)):
+        try:
+            rgb[row] = read_tile(slide, grid, index, tile_px)
+        except SlideError as error:
+            log.warning("A tile is left out. %s", error)
+            readable[row] = False
+        else:
+            blur[row], pen[row] = blur_score(rgb[row]), pen_fraction(rgb[row])
+    return ShardPixels(rgb, blur, pen, readable)
+
+
+def tile_slide(slide: Slide, store: TileStore, *, tile_px: int, workers: int) -> Generator[slice]:
+    """Store all tiles that are not stored yet, and yield each shard that then waits for its scores.
+
+    Shards that an earlier run has stored but not scored come first. Closing the iterator stops the
+    reading after the shards at hand.
+
+    Args:
+        slide: to read from.
+        store: to fill.
+        tile_px: side of a tile in pixels.
+        workers: threads that read.
+
+    """
+    grid = store.grid
+    missing = []
+    for shard in store.shards:
+        state = store.state(shard)
+        if (state == TileState.PENDING).any():
+            missing.append(shard)
+        elif (state == TileState.STORED).any():
+            yield shard
+    if not missing:
+        return
+
+    done: queue.SimpleQueue[slice | BaseException | None] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def fill(shard: slice) -> None:
+        if stop.is_set():
+            return
+        store.commit_pixels(shard, read_shard(slide, grid, shard, tile_px))
+        done.put(shard)
+
+    def fill_all() -> None:
+        # Keys in the order of the file: Dask breaks ties by them.
+        tasks = [
+            delayed(fill, traverse=False)(shard, dask_key_name=f"shard-{shard.start:09d}")
+            for shard in missing
+        ]
+        try:
+            compute(*tasks, scheduler="threads", num_workers=workers)
+        # Handed to the consumer's thread, which raises it.
+        except BaseException as error:  # noqa: BLE001
+            done.put(error)
+        else:
+            done.put(None)
+
+    reader = threading.Thread(target=fill_all, name="tiling", daemon=True)
+    reader.start()
+    try:
+        while (item := done.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        reader.join()
