@@ -21,7 +21,7 @@ import matplotlib as mpl
 import numpy as np
 import tifffile
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -56,7 +56,7 @@ class OverlayConfig(BaseModel):
     jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 85
 
 
-def colourise(cellularity: NDArray[np.float32]) -> NDArray[np.uint8]:
+def colourise(cellularity: ArrayLike) -> NDArray[np.uint8]:
     """Return the colour of each cellularity on the fixed scale of 0 to 1.
 
     Args:
@@ -66,6 +66,7 @@ def colourise(cellularity: NDArray[np.float32]) -> NDArray[np.uint8]:
         uint8 [..., 3], RGB; black where the cellularity is NaN.
 
     """
+    cellularity = np.asarray(cellularity, np.float32)
     known = np.isfinite(cellularity)
     steps = np.rint(np.clip(np.where(known, cellularity, 0), 0, 1) * 255).astype(np.uint8)
     return np.where(known[..., None], _colours()[steps], 0).astype(np.uint8)
