@@ -70,9 +70,8 @@ class TorchEngine:
         )
         default = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         self.batch_size = config.batch_size or default
-        # torch's stubs know memory_format only together with other arguments.
         self._network = bundle.network().to(self.device).eval()
-        self._network = self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = self._network.to(memory_format=torch.channels_last)
 
     def predict(self, rgb: NDArray[np.uint8]) -> Scores:
         """Score any number of tiles, uint8 [n, side, side, 3]."""

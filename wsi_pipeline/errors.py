@@ -31,3 +31,7 @@ class BundleError(WsiError):
 
 class ConfigError(WsiError):
     """A configuration file or option holds something that cannot be used."""
+
+
+class OutputError(WsiError):
+    """The output folder cannot be written: full, read-only, or gone."""

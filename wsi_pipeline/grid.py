@@ -141,6 +141,12 @@ def tile_grid(
     )
 
 
+def mask_area_mm2(mask: NDArray[np.bool_], l0_bounds: Box, slide_mpp: Mpp) -> float:
+    """Area of the tissue, from its mask over the slide's bounds."""
+    area_um2 = float(mask.mean()) * l0_bounds.width * l0_bounds.height * slide_mpp**2
+    return area_um2 / 1e6
+
+
 def steps_to_cover(extent: float, tile: float, stride: float) -> int:
     """Count the tiles, a stride apart, that cover an extent; at least one."""
     # A thousandth of a stride is not worth a row of padding.

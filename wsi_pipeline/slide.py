@@ -300,6 +300,11 @@ class Slide:
                     digest.update(block)
         return digest.hexdigest()
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of all of the slide's files."""
+        return sum(_size(part) for part in _files_of(self._location, self.vendor))
+
     def close(self) -> None:
         """Close the file; reads fail from then on."""
         for reader in (self._reader, self._spare):
@@ -556,6 +561,11 @@ def _files_of(location: str, vendor: str) -> list[str]:
     if vendor == "dicom":
         return sorted(str(part) for part in path.parent.glob(f"*{path.suffix}"))
     return [location]
+
+
+def _size(location: str) -> int:
+    filesystem, path = fsspec.core.url_to_fs(location)
+    return int(filesystem.size(path))
 
 
 def _levels(dimensions: tuple[tuple[int, int], ...]) -> tuple[Level, ...]:

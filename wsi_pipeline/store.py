@@ -301,6 +301,16 @@ class TileStore:
         """Whether every tile has been scored or found unreadable."""
         return bool((self._state >= TileState.SCORED).all())
 
+    @property
+    def n_scored(self) -> int:
+        """Number of tiles that have been scored."""
+        return int((self._state == TileState.SCORED).sum())
+
+    @property
+    def n_unreadable(self) -> int:
+        """Number of tiles that no reader could decode."""
+        return int((self._state == TileState.UNREADABLE).sum())
+
     def commit_pixels(self, shard: slice, pixels: ShardPixels) -> None:
         """Store the pixels of a whole shard."""
         self._array("rgb")[shard] = pixels.rgb

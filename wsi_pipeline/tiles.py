@@ -21,7 +21,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +60,22 @@ class TileTable:
     cellularity: NDArray[np.float32]
     cellularity_std: NDArray[np.float32]
     class_fraction: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, n_classes: int) -> Self:
+        """Return the table of a slide without tissue."""
+        none = np.zeros(0, np.float32)
+        return cls(
+            l0_xy=np.zeros((0, 2), np.int64),
+            m_xy=np.zeros((0, 2), np.int32),
+            tissue=none,
+            inside=none,
+            blur=none,
+            pen=none,
+            cellularity=none,
+            cellularity_std=none,
+            class_fraction=np.zeros((0, n_classes), np.float32),
+        )
 
     def __len__(self) -> int:
         return len(self.l0_xy)

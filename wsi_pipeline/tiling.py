@@ -91,7 +91,7 @@ def tile_slide(slide: Slide, store: TileStore, *, tile_px: int, workers: int) ->
             for shard in missing
         ]
         try:
-            compute(*tasks, scheduler="threads", num_workers=workers)
+            compute(*tasks, scheduler="threads", num_workers=workers)  # type: ignore[no-untyped-call]
         # Handed to the consumer's thread, which raises it.
         except BaseException as error:  # noqa: BLE001
             done.put(error)

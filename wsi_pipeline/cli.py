@@ -1,0 +1,343 @@
+"""The `wsi` command. It parses, shows progress and turns errors into lines; it decides nothing."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.errors import ConfigError, WsiError
+from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.inspection import expect
+from wsi_pipeline.pipeline import (
+    STORE,
+    score_slide,
+    slide_folder,
+    tile,
+    write_outputs,
+)
+from wsi_pipeline.pipeline import Progress as Advance
+from wsi_pipeline.slide import Slide, is_url
+from wsi_pipeline.store import TileStore
+from wsi_pipeline.summary import SlideSummary
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Whole-slide cellularity scoring. Research use only; not a medical device.",
+)
+screen = Console(stderr=True)
+
+SLIDE_SUFFIXES = frozenset(
+    {".bif", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu"}
+)
+
+Slides = Annotated[list[str], typer.Argument(help="Slide files, folders of them, or fsspec URLs.")]
+OneSlide = Annotated[str, typer.Argument(help="A slide file or fsspec URL.")]
+Out = Annotated[Path, typer.Option(help="Folder that gets one folder per slide.")]
+Bundle = Annotated[
+    str | None, typer.Option(help="Model bundle: a folder or hf://owner/name. [default: the demo]")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file; see configs/score.yaml.")
+]
+MppOverride = Annotated[
+    float | None,
+    typer.Option(help="Pixel size of level 0 in µm, where the file is wrong."),
+]
+AllowUpsampling = Annotated[
+    bool | None,
+    typer.Option("--allow-upsampling", help="Enlarge slides coarser than the model's resolution."),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that read the slide.")]
+KeepTiles = Annotated[
+    bool | None, typer.Option("--keep-tiles", help="Keep the tiles' pixels in the store.")
+]
+
+
+@app.callback()
+def _setup(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the log on the screen.")
+    ] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=screen, show_path=False, markup=False)],
+    )
+    # It logs every oddity of a damaged file that an error of ours then names.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+
+@app.command()
+def score(
+    slides: Slides,
+    out: Out,
+    bundle: Bundle = None,
+    config: ConfigFile = None,
+    mpp: MppOverride = None,
+    allow_upsampling: AllowUpsampling = None,
+    device: Device = None,
+    workers: Workers = None,
+    keep_tiles: KeepTiles = None,
+) -> None:
+    """Score slides; the same command goes on where it was interrupted.
+
+    The exit code is 0 only if every slide was scored.
+    """
+    settings = _settings(config, mpp, allow_upsampling, device, workers, keep_tiles)
+    paths = _expand(slides)
+    engine = TorchEngine(_load_bundle(bundle), settings.engine)
+    outcomes: dict[str, SlideSummary | WsiError] = {}
+    for path in paths:
+        name = slide_folder(path, out).name
+        try:
+            with _progress(name) as advance:
+                outcomes[name] = score_slide(path, out, engine, settings, advance)
+        except WsiError as error:
+            outcomes[name] = error
+            _show_error(error)
+    _show_outcomes(outcomes, out)
+    if not all(
+        isinstance(outcome, SlideSummary) and outcome.status == "scored"
+        for outcome in outcomes.values()
+    ):
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    slide: OneSlide,
+    bundle: Bundle = None,
+    config: ConfigFile = None,
+    mpp: MppOverride = None,
+    allow_upsampling: AllowUpsampling = None,
+    device: Device = None,
+) -> None:
+    """Show what a slide is, and what scoring it will take, before a run."""
+    settings = _settings(config, mpp, allow_upsampling, device, None, None)
+    with Slide.open(slide, backend=settings.slide.backend, mpp=settings.slide.mpp) as opened:
+        about = Table.grid(padding=(0, 2))
+        size = opened.l0_size
+        millimetres = size.width * opened.mpp / 1e3, size.height * opened.mpp / 1e3
+        about.add_row("Slide", f"{opened.name} ({opened.vendor}, read with {opened.backend})")
+        about.add_row(
+            "Size",
+            f"{size.width} × {size.height} px, {millimetres[0]:.1f} × {millimetres[1]:.1f} mm",
+        )
+        if opened.l0_bounds.size != size:
+            bounds = opened.l0_bounds
+            about.add_row(
+                "Bounds", f"{bounds.width} × {bounds.height} px at ({bounds.x}, {bounds.y})"
+            )
+        about.add_row("Pixel size", f"{opened.mpp:.4g} µm/px, from the {opened.mpp_source}")
+        about.add_row("Sources", opened.mpp_sources.describe())
+        about.add_row(
+            "Levels",
+            ", ".join(
+                f"{level.size.width} × {level.size.height} (1/{level.downsample:g})"
+                for level in opened.levels
+            ),
+        )
+        Console().print(about)
+        engine = TorchEngine(_load_bundle(bundle, warn=False), settings.engine)
+        expected = expect(opened, settings, engine)
+    about = Table.grid(padding=(0, 2))
+    about.add_row("Tissue", f"{expected.tissue_mm2:.2f} mm²")
+    about.add_row("Tiles", f"{expected.n_tiles} of {expected.n_candidates} hold tissue")
+    about.add_row(
+        "Time",
+        f"about {_duration(expected.total_s)} with {engine.bundle.card.name} on {engine.device} "
+        f"({engine.precision}); reading alone {_duration(expected.read_s)}",
+    )
+    Console().print(about)
+
+
+@app.command("tile")
+def tile_command(
+    slide: OneSlide,
+    out: Out,
+    config: ConfigFile = None,
+    mpp: MppOverride = None,
+    allow_upsampling: AllowUpsampling = None,
+    workers: Workers = None,
+) -> None:
+    """Find the tissue and store its tiles, without scoring them."""
+    settings = _settings(config, mpp, allow_upsampling, None, workers, None)
+    with _progress(slide_folder(slide, out).name) as advance:
+        store = tile(slide, out, settings, advance)
+    typer.echo(f"{len(store)} tiles in {store.path}")
+
+
+@app.command()
+def heatmap(
+    folder: Annotated[Path, typer.Argument(help="A scored slide's folder of outputs.")],
+    slide: Annotated[
+        str | None, typer.Option(help="The slide's file, for the overlay too.")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Write the outputs of a scored slide again, from its store."""
+    settings = ScoreConfig.from_yaml(config) if config else ScoreConfig()
+    store = TileStore(folder / STORE)
+    if slide is None:
+        write_outputs(folder, store, settings, None)
+    else:
+        about = store.tiling["slide"]
+        with Slide.open(slide, backend=about["backend"], mpp=Mpp(about["mpp"])) as opened:
+            if opened.digest() != about["digest"]:
+                raise ConfigError(
+                    f"{slide}: this is not the slide that {folder} was scored from "
+                    f"({about['name']}). Name that one, or leave --slide out."
+                )
+            write_outputs(folder, store, settings, opened)
+    typer.echo(f"Outputs of {store.tiling['slide']['name']} written again in {folder}")
+
+
+def main() -> None:
+    """Run the command; bad input ends in one line and exit code 1, not in a traceback."""
+    try:
+        app()
+    except WsiError as error:
+        _show_error(error)
+        sys.exit(1)
+
+
+def _settings(
+    config: Path | None,
+    mpp: float | None,
+    allow_upsampling: bool | None,
+    device: str | None,
+    workers: int | None,
+    keep_tiles: bool | None,
+) -> ScoreConfig:
+    """Lay the command line's options over the configuration file's."""
+    settings = ScoreConfig.from_yaml(config) if config else ScoreConfig()
+    if mpp is not None:
+        slide = settings.slide.model_copy(update={"mpp": Mpp(mpp)})
+        settings = settings.model_copy(update={"slide": slide})
+    if allow_upsampling is not None:
+        grid = settings.grid.model_copy(update={"allow_upsampling": allow_upsampling})
+        settings = settings.model_copy(update={"grid": grid})
+    if device is not None:
+        engine = settings.engine.model_copy(update={"device": device})
+        settings = settings.model_copy(update={"engine": engine})
+    flat = {"workers": workers, "keep_tiles": keep_tiles}
+    return settings.model_copy(
+        update={key: value for key, value in flat.items() if value is not None}
+    )
+
+
+def _load_bundle(location: str | None, *, warn: bool = True) -> ModelBundle:
+    bundle = ModelBundle.load(location if location is not None else DEMO_BUNDLE)
+    if bundle.card.demonstration and warn:
+        screen.print(
+            f"[yellow]Using {bundle.card.name} {bundle.card.version}, a demonstration:[/] "
+            f"{bundle.card.trained_on} {bundle.card.limitations} "
+            "Pass --bundle for a model of your own.",
+            highlight=False,
+        )
+    return bundle
+
+
+def _expand(slides: list[str]) -> list[str]:
+    """Replace folders by the slides in them; refuse two slides whose outputs would collide.
+
+    Raises:
+        ConfigError: if a folder holds no slide, or two slides have the same name.
+
+    """
+    paths: list[str] = []
+    for location in slides:
+        if is_url(location) or not Path(location).is_dir():
+            paths.append(location)
+            continue
+        inside = sorted(
+            str(path)
+            for path in Path(location).iterdir()
+            if path.suffix.lower() in SLIDE_SUFFIXES and not path.name.startswith(".")
+        )
+        if not inside:
+            raise ConfigError(
+                f"{location}: no slides in this folder ({', '.join(sorted(SLIDE_SUFFIXES))})."
+            )
+        paths += inside
+    paths = list(dict.fromkeys(paths))
+    by_folder: dict[Path, str] = {}
+    for path in paths:
+        folder = slide_folder(path, Path())
+        if folder in by_folder:
+            raise ConfigError(
+                f"{by_folder[folder]} and {path} would share the output folder {folder}. "
+                f"Score them into different --out folders."
+            )
+        by_folder[folder] = path
+    return paths
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Advance]:
+    """Show one slide's bar; yield what moves it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tiles"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=screen) as bars:
+        task = bars.add_task(name, total=None)
+
+        def advance(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield advance
+
+
+def _show_error(error: WsiError) -> None:
+    screen.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+
+
+def _show_outcomes(outcomes: dict[str, SlideSummary | WsiError], out: Path) -> None:
+    table = Table("slide", "outcome", "tiles", "cellularity of the tissue", "heatmap")
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, WsiError):
+            table.add_row(name, "failed", "", "", "")
+        elif outcome.status == "refused":
+            table.add_row(name, f"refused: {outcome.reason}", "", "", "")
+        else:
+            table.add_row(
+                name,
+                "scored",
+                str(outcome.tiles.scored),
+                f"{outcome.cellularity.mean:.1%}" if outcome.cellularity else "",
+                str(out / name / "cellularity.ome.tiff"),
+            )
+    Console().print(table)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

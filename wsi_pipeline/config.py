@@ -1,0 +1,67 @@
+"""The whole configuration of a scoring run: the consumers' own models, composed once."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wsi_pipeline.engine import EngineConfig
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.grid import GridConfig
+from wsi_pipeline.overlay import OverlayConfig
+from wsi_pipeline.slide import Backend
+from wsi_pipeline.tissue import TissueConfig
+
+
+class SlideConfig(BaseModel):
+    """How slides are opened."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Backend = "auto"
+    """The reading library; "auto" chooses by format."""
+    mpp: Mpp | None = Field(default=None, gt=0)
+    """Overrides what files say of their level-0 pixel size, in µm."""
+
+
+class ScoreConfig(BaseModel):
+    """All that decides what `wsi score` does with a slide, apart from the bundle."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slide: SlideConfig = SlideConfig()
+    tissue: TissueConfig = TissueConfig()
+    grid: GridConfig = GridConfig()
+    engine: EngineConfig = EngineConfig()
+    overlay: OverlayConfig = OverlayConfig()
+    min_coverage: float = Field(default=0.9, ge=0, le=1)
+    """Share of the tissue that must have been scored for a slide-level figure to be given."""
+    keep_tiles: bool = False
+    """Whether the tiles' pixels stay in the store after scoring (half a megabyte each)."""
+    workers: int = Field(default=max(1, (os.cpu_count() or 1)), ge=1)
+    """Threads that read the slide; does not change any result."""
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Self:
+        """Read a configuration; what the file leaves out has its default.
+
+        Raises:
+            ConfigError: if the file is missing or holds anything that is not understood.
+
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            return cls.model_validate(content or {})
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: there is no such configuration file.") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: this is not YAML ({error}).") from error
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
+                for problem in error.errors()
+            )
+            raise ConfigError(f"{path}: {problems}. See configs/score.yaml.") from error

@@ -1,0 +1,434 @@
+"""The whole way of one slide, from its file to its outputs, without Prefect.
+
+Outputs, in a folder named after the slide (`summary.json` comes last: its presence says that the
+slide is finished, and a run that finds it with its own digest has nothing to do)::
+
+    tissue.png, tissue-outline.png, thumbnail.png
+    tiles.zarr                              the store; resumed after a kill
+    cellularity.ome.tiff, overlay.tif, overlay.png, legend.png
+    tiles.geojson, tiles.parquet
+    summary.json
+    run.log                                 the only file that two runs do not share byte by byte
+"""
+
+import errno
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+
+import wsi_pipeline
+from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.errors import ConfigError, OutputError, SlideError, StoreError, TissueError
+from wsi_pipeline.geojson import write_geojson
+from wsi_pipeline.geometry import Box, Mpp
+from wsi_pipeline.grid import TileGrid, mask_area_mm2, tile_grid
+from wsi_pipeline.heatmap import write_cellularity
+from wsi_pipeline.inference import score_shards
+from wsi_pipeline.network import CLASSES
+from wsi_pipeline.overlay import (
+    picture_mpp,
+    write_legend,
+    write_overlay,
+    write_overlay_picture,
+    write_thumbnail,
+)
+from wsi_pipeline.runlog import log_file, stage
+from wsi_pipeline.scoremap import ScoreMap, build_score_map
+from wsi_pipeline.slide import MAX_UPSAMPLING_OF_LEVEL, Slide
+from wsi_pipeline.store import TileStore, digest_of
+from wsi_pipeline.summary import (
+    BundleFacts,
+    Provenance,
+    SlideFacts,
+    SlideSummary,
+    summarise,
+    write_summary,
+)
+from wsi_pipeline.tiles import TileTable, write_parquet
+from wsi_pipeline.tiling import tile_slide
+from wsi_pipeline.tissue import is_blurred, outline_picture, tissue_mask
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with the tiles done and the tiles in all."""
+
+SUMMARY = "summary.json"
+STORE = "tiles.zarr"
+
+OUTPUT_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+
+PASSES = 3
+"""Times that pixels damaged on disk are read again from the slide before the run gives up."""
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Report no progress."""
+
+
+def score_slide(
+    location: str | Path,
+    out: Path,
+    engine: TorchEngine,
+    config: ScoreConfig,
+    progress: Progress = _silent,
+) -> SlideSummary:
+    """Score one slide; go on where an earlier run of the same slide and configuration stopped.
+
+    Args:
+        location: the slide's path or fsspec URL.
+        out: the folder that gets one folder per slide.
+        engine: the model.
+        config: everything else.
+        progress: told as tiles are scored.
+
+    Returns:
+        the summary, as written to `summary.json`; its status is "scored", or "refused" where there
+        is no tissue or too little of it could be read.
+
+    Raises:
+        WsiError: if the slide cannot be scored at all.
+
+    """
+    _require_fit(engine, config)
+    folder = slide_folder(location, out)
+    with _exclusive(folder), log_file(folder / "run.log"):
+        log.info("Scoring %s with %s", folder.name, engine.bundle.card.name)
+        start = time.perf_counter()
+        with _open(location, config) as slide:
+            with stage("digest"):
+                tiling = tiling_identity(slide, config)
+            provenance = _provenance(tiling, scoring_identity(engine), config)
+            finished = read_summary(folder)
+            if (
+                finished is not None
+                and finished.provenance.config_digest == provenance.config_digest
+            ):
+                log.info("Already scored with this bundle and configuration; nothing to do")
+                return finished
+            (folder / SUMMARY).unlink(missing_ok=True)
+            mask = find_tissue(slide, folder, config)
+            try:
+                grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
+            except TissueError as error:
+                summary = _refused(error, mask, slide, provenance, config)
+            else:
+                store = open_store(folder, grid, tiling, config)
+                _fill_and_score(slide, store, engine, config, progress)
+                with stage("outputs"):
+                    write_outputs(folder, store, config, slide)
+                    summary = _summary_of(store, mask, slide, provenance, config)
+                if not config.keep_tiles:
+                    store.drop_pixels()
+        write_summary(folder / SUMMARY, summary)
+        log.info("%s in %.1f s", summary.status, time.perf_counter() - start)
+        return summary
+
+
+def tile(
+    location: str | Path, out: Path, config: ScoreConfig, progress: Progress = _silent
+) -> TileStore:
+    """Find the tissue of a slide and store its tiles, without scoring them.
+
+    Raises:
+        WsiError: if the slide cannot be tiled.
+
+    """
+    folder = slide_folder(location, out)
+    with (
+        _exclusive(folder),
+        log_file(folder / "run.log"),
+        _open(location, config) as slide,
+    ):
+        tiling = tiling_identity(slide, config)
+        mask = find_tissue(slide, folder, config)
+        grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
+        store = open_store(folder, grid, tiling, config)
+        with stage("tiling"):
+            done = 0
+            for shard in tile_slide(
+                slide, store, tile_px=config.grid.tile_px, workers=config.workers
+            ):
+                done += shard.stop - shard.start
+                progress(done, len(store))
+        return store
+
+
+def find_tissue(slide: Slide, folder: Path, config: ScoreConfig) -> NDArray[np.bool_]:
+    """Find the tissue and draw it: bool [rows, columns] over the slide's bounds."""
+    with stage("tissue"):
+        mask = tissue_mask(slide.thumbnail(config.tissue.mpp), config.tissue.mpp, config.tissue)
+        picture = slide.thumbnail(picture_mpp(slide))
+        size = (picture.shape[1], picture.shape[0])
+        drawn = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
+        write_thumbnail(folder / "thumbnail.png", picture)
+        write_thumbnail(
+            folder / "tissue-outline.png", outline_picture(picture, np.asarray(drawn, np.bool_))
+        )
+        with atomic_path(folder / "tissue.png") as partial:
+            Image.fromarray(mask.astype(np.uint8) * 255).save(partial)
+    return mask
+
+
+def open_store(
+    folder: Path, grid: TileGrid, tiling: Mapping[str, Any], config: ScoreConfig
+) -> TileStore:
+    """Make the store, or open the one that an earlier run left off in."""
+    log.info("%d of %d tiles hold tissue", len(grid), grid.n_candidates)
+    return TileStore.create_or_resume(
+        folder / STORE, grid, tile_px=config.grid.tile_px, tiling=tiling
+    )
+
+
+def write_outputs(
+    folder: Path, store: TileStore, config: ScoreConfig, slide: Slide | None
+) -> ScoreMap:
+    """Write the map, tables and, given the slide, the pictures from a scored store.
+
+    Raises:
+        StoreError: if the store is not scored.
+
+    """
+    if not store.is_scored:
+        raise StoreError(f"{store.path}: not all of its tiles are scored. Run `wsi score` first.")
+    grid, table = store.grid, store.table()
+    about = store.tiling["slide"]
+    score_map = build_score_map(
+        table,
+        m_size=grid.m_size,
+        l0_stride=grid.l0_stride,
+        l0_tile=grid.l0_tile,
+        l0_origin=grid.l0_origin,
+        mpp=Mpp(about["mpp"]),
+    )
+    write_cellularity(folder / "cellularity.ome.tiff", score_map)
+    write_geojson(folder / "tiles.geojson", score_map, Box(*about["l0_bounds"]))
+    scoring = store.scoring or {}
+    write_parquet(
+        folder / "tiles.parquet",
+        table,
+        classes=scoring["classes"],
+        metadata={"tiling": store.tiling, "scoring": scoring},
+    )
+    write_legend(folder / "legend.png")
+    if slide is not None:
+        write_overlay(folder / "overlay.tif", slide, score_map, config.overlay)
+        write_overlay_picture(
+            folder / "overlay.png",
+            slide.thumbnail(picture_mpp(slide)),
+            slide.l0_bounds,
+            score_map,
+            config.overlay,
+        )
+    return score_map
+
+
+def slide_folder(location: str | Path, out: Path) -> Path:
+    """Return the folder of a slide's outputs: its file's name without the suffix, below `out`."""
+    name = Path(str(location).rsplit("/", 1)[-1]).stem.strip(". ")
+    if not name:
+        raise SlideError(f"{location}: a slide needs a name to file its results under.")
+    return out / name
+
+
+def read_summary(folder: Path) -> SlideSummary | None:
+    """Read the summary of a finished slide; None if it is not finished, or by another version."""
+    try:
+        return SlideSummary.model_validate_json((folder / SUMMARY).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def tiling_identity(slide: Slide, config: ScoreConfig) -> dict[str, Any]:
+    """Return all that decides the tiles of a slide; its digest is the store's."""
+    bounds = slide.l0_bounds
+    return {
+        "slide": {
+            "name": slide.name,
+            "digest": slide.digest(),
+            "size_bytes": slide.size_bytes,
+            "width_px": slide.l0_size.width,
+            "height_px": slide.l0_size.height,
+            "l0_bounds": [bounds.x, bounds.y, bounds.width, bounds.height],
+            "mpp": slide.mpp,
+            "mpp_source": slide.mpp_source,
+            "vendor": slide.vendor,
+            "backend": slide.backend,
+        },
+        "tissue": config.tissue.model_dump(mode="json"),
+        "grid": config.grid.model_dump(mode="json"),
+    }
+
+
+def scoring_identity(engine: TorchEngine) -> dict[str, Any]:
+    """Return all that decides the scores of given tiles; its digest is that of the scores.
+
+    The precision and the kind of device belong to it: bfloat16 moves scores by about 0.01.
+    """
+    card = engine.bundle.card
+    return {
+        "bundle": {
+            "name": card.name,
+            "version": card.version,
+            "digest": engine.bundle.digest,
+            "demonstration": card.demonstration,
+        },
+        "classes": list(card.architecture.classes),
+        "device": engine.device.type,
+        "precision": engine.precision,
+        "views": engine.config.views,
+    }
+
+
+def _fill_and_score(
+    slide: Slide,
+    store: TileStore,
+    engine: TorchEngine,
+    config: ScoreConfig,
+    progress: Progress,
+) -> None:
+    """Read, store and score what is left, all three at once."""
+    store.begin_scoring(scoring_identity(engine), len(engine.bundle.card.architecture.classes))
+    start = time.perf_counter()
+    done = before = store.n_scored
+    progress(done, len(store))
+    with stage("tiling and scoring"):
+        for _ in range(PASSES):
+            shards = tile_slide(slide, store, tile_px=config.grid.tile_px, workers=config.workers)
+            for scored in score_shards(store, engine, shards):
+                done += scored
+                progress(done, len(store))
+            if store.is_scored:
+                break
+        else:
+            raise StoreError(
+                f"{store.path}: pixels were damaged on disk {PASSES} times over. Check the disk."
+            )
+    seconds = time.perf_counter() - start
+    log.info("%d tiles scored, %.2f tiles/s", done - before, (done - before) / seconds)
+    if before:
+        log.info("%d tiles had been scored by an earlier run", before)
+    if slide.repaired_reads:
+        log.warning("%d reads succeeded only at a second try", slide.repaired_reads)
+
+
+def _open(location: str | Path, config: ScoreConfig) -> Slide:
+    with stage("open"):
+        return Slide.open(location, backend=config.slide.backend, mpp=config.slide.mpp)
+
+
+def _provenance(tiling: dict[str, Any], scoring: dict[str, Any], config: ScoreConfig) -> Provenance:
+    """Return where the outputs come from, as it goes into the summary.
+
+    The digest says what is done: it leaves out the software's versions, since an update must not
+    score a whole archive again.
+    """
+    settings = config.model_dump(mode="json", exclude={"workers"})
+    about = {key: value for key, value in tiling["slide"].items() if key in SlideFacts.model_fields}
+    return Provenance(
+        slide=SlideFacts(**about),
+        bundle=BundleFacts(**scoring["bundle"]),
+        config=settings,
+        config_digest=digest_of({"tiling": tiling, "scoring": scoring, "config": settings}),
+        device=scoring["device"],
+        precision=scoring["precision"],
+        software={
+            "wsi-pipeline": wsi_pipeline.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+    )
+
+
+def _summary_of(
+    store: TileStore,
+    mask: NDArray[np.bool_],
+    slide: Slide,
+    provenance: Provenance,
+    config: ScoreConfig,
+) -> SlideSummary:
+    grid, table = store.grid, store.table()
+    return summarise(
+        table,
+        provenance=provenance,
+        tissue_area_mm2=mask_area_mm2(mask, slide.l0_bounds, slide.mpp),
+        grid_tiles=grid.n_candidates,
+        unreadable_tiles=store.n_unreadable,
+        cell_um=grid.l0_stride * slide.mpp,
+        blurred=is_blurred(table.blur),
+        upsampled=slide.mpp > config.grid.mpp * MAX_UPSAMPLING_OF_LEVEL,
+        min_coverage=config.min_coverage,
+    )
+
+
+def _refused(
+    error: TissueError,
+    mask: NDArray[np.bool_],
+    slide: Slide,
+    provenance: Provenance,
+    config: ScoreConfig,
+) -> SlideSummary:
+    """Summarise a slide on which nothing can be scored."""
+    log.warning("%s", error)
+    summary = summarise(
+        TileTable.empty(len(CLASSES)),
+        provenance=provenance,
+        tissue_area_mm2=mask_area_mm2(mask, slide.l0_bounds, slide.mpp),
+        grid_tiles=0,
+        unreadable_tiles=0,
+        cell_um=config.grid.stride_px * config.grid.mpp,
+        blurred=np.zeros(0, np.bool_),
+        upsampled=False,
+        min_coverage=config.min_coverage,
+    )
+    return summary.model_copy(update={"reason": str(error)})
+
+
+def _require_fit(engine: TorchEngine, config: ScoreConfig) -> None:
+    """Raise if tiles would not be what the model was trained on."""
+    card, grid = engine.bundle.card, config.grid
+    if (grid.mpp, grid.tile_px) != (card.mpp, card.tile_px):
+        raise ConfigError(
+            f"The bundle {card.name} takes tiles of {card.tile_px} px at {card.mpp:g} µm/px, but "
+            f"the configuration makes them of {grid.tile_px} px at {grid.mpp:g} µm/px. Change "
+            f"grid.tile_px and grid.mpp, or take another bundle."
+        )
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; a lock left by a dead process is no lock.
+
+    Raises:
+        StoreError: if another process is at work on the same slide.
+
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise StoreError(
+            f"{folder}: another run is at work on this slide. Wait for it, or choose another --out."
+        ) from error
+    except OSError as error:
+        if error.errno not in OUTPUT_FAULTS:
+            raise
+        raise OutputError(
+            f"{folder}: cannot be written ({error.strerror}). Free space or choose another --out; "
+            f"what is stored so far is kept, and the same command goes on from it."
+        ) from error
