@@ -5,7 +5,6 @@ holds its weights. Neither can run code. It lies in a path or on the Hugging Fac
 digest, over the bytes of both files, is its identity wherever results are stored.
 """
 
-import json
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Final, Literal, Self
 import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic_core import from_json
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -172,7 +172,7 @@ class ModelBundle:
         """
         path = f"{self.source}/{CARD_NAME}"
         try:
-            content = json.loads(self.card_json)
+            content = from_json(self.card_json)
         except ValueError as error:
             raise BundleError(f"{path} is no JSON: {error}. Export the bundle again.") from error
         version = content.get("format_version", 1) if isinstance(content, dict) else 1

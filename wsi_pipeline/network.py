@@ -21,13 +21,13 @@ differ in them. Nothing is ever downloaded: pretrained weights come as explicit 
 import copy
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
@@ -56,6 +56,9 @@ _REGRESSION_FAMILIES = ("resnet", "senet", "efficientnet")
 _SEGMENTATION_FAMILIES = ("resnet", "efficientnet")
 
 
+_Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Architecture(BaseModel):
     """All that is needed to build a network that scores patches."""
 
@@ -67,9 +70,9 @@ class Architecture(BaseModel):
     """A timm network of the ResNet or EfficientNet families; None is the plain regression."""
     classes: tuple[str, ...] = Field(default=CLASSES, min_length=2)
     """Names of the segmentation's channels."""
-    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = IMAGENET_DEFAULT_MEAN
     """What the graph subtracts from red, green and blue in 0..1."""
-    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
+    std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_DEFAULT_STD
     """What the graph then divides red, green and blue by."""
 
 
@@ -271,11 +274,11 @@ class RegressionNetwork(nn.Module):
         return Prediction(self._score(self.regression(self.normalise(pixels))), None)
 
     def _score(self, features: Tensor) -> Tensor:
-        # Half precision has no two scores closer than 0.004 near 1, so autocast ends here.
-        with torch.autocast(features.device.type, enabled=False):
-            pooled = features.float().mean(dim=(2, 3))
-            logit = F.linear(pooled, self.head.weight.float(), self.head.bias.float())
-            return torch.sigmoid(logit.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)).squeeze(1)
+        # A product and a sum, the linear layer by another name: autocast takes a matrix product to
+        # half precision, which has no two scores closer than 0.004 near 1.
+        pooled = features.float().mean(dim=(2, 3))
+        logit = (pooled * self.head.weight.float()).sum(dim=1) + self.head.bias.float()
+        return torch.sigmoid(logit.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT))
 
 
 class GuidedRegressionNetwork(RegressionNetwork):
