@@ -270,8 +270,8 @@ def _from_hub(location: str | Path) -> Path:
             f"{location} is no hub address of a model bundle; write hf://owner/name or "
             "hf://owner/name@revision."
         )
-    # Here, since nothing else needs the hub's client. HTTPError is the root of its HTTP library's
-    # errors, whichever library that is in the version installed.
+    # Here, since a bundle in a folder needs no hub. HTTPError is the root of the errors of the HTTP
+    # library that the hub's client is built on, whichever that is in the version installed.
     from huggingface_hub import errors, snapshot_download
 
     try:
