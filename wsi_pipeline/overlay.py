@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
+import cv2
 import matplotlib as mpl
 import numpy as np
 import tifffile
@@ -99,11 +100,10 @@ def draw_over(
     cells = cells[np.ix_(needed_rows, needed_columns)]
     if not np.isfinite(cells).any():
         return rgb
-    slide_share = np.where(np.isfinite(cells), 1 - opacity, 1)[..., None].astype(np.float32)
-    colour = opacity * colourise(cells).astype(np.float32)
-    at = np.ix_(rows, columns)
-    drawn = rgb * slide_share[at] + colour[at]
-    return np.asarray(np.rint(drawn), np.uint8)
+    colour = colourise(cells).take(rows, 0).take(columns, 1)
+    blended = cv2.addWeighted(colour, opacity, rgb, 1 - opacity, 0)
+    scored = np.isfinite(cells).astype(np.uint8).take(rows, 0).take(columns, 1)
+    return np.asarray(cv2.copyTo(blended, scored, rgb.copy()), np.uint8)
 
 
 def l0_per_pixel(l0_bounds: Box, mpp: Mpp, config: OverlayConfig) -> int:
