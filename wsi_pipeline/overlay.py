@@ -6,6 +6,9 @@ deficiencies. Of the maps that are (cividis, inferno and plasma were tried on br
 the one whose blues, greens and yellows H&E itself does not have: blended over stained tissue
 cividis turns grey, and inferno and plasma pass for eosin.
 
+Below the map the slide is shown in grey, so that hue speaks of the score alone: over colour, a
+score of 50 % is green on fat and grey on dense eosin. Where nothing was scored it keeps its stain.
+
 Cells are drawn as they are, with hard borders: interpolated colours would claim a resolution that
 the scores do not have.
 """
@@ -53,7 +56,7 @@ class OverlayConfig(BaseModel):
     mpp: Annotated[Mpp, Field(gt=0, le=8)] = Mpp(2.0)
     """Pixel size of the full resolution, in µm; finer for small slides, see `l0_per_pixel`."""
     opacity: Annotated[float, Field(gt=0, le=1)] = 0.45
-    """Share of the map's colour where it covers the slide; the rest is the slide."""
+    """Share of the map's colour where it covers the slide; the rest is the slide in grey."""
     jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 85
 
 
@@ -82,7 +85,7 @@ def draw_over(
         rgb: uint8 [rows, columns, 3], the slide within ``l0_box`` at any resolution.
         l0_box: what the picture shows, in level-0 pixels.
         score_map: the map; where it is NaN, and beyond it, the picture stays as it is.
-        opacity: share of the map's colour in the result.
+        opacity: share of the map's colour in the result; the rest is the picture in grey.
 
     Returns:
         uint8 [rows, columns, 3].
@@ -101,7 +104,8 @@ def draw_over(
     if not np.isfinite(cells).any():
         return rgb
     colour = colourise(cells).take(rows, 0).take(columns, 1)
-    blended = cv2.addWeighted(colour, opacity, rgb, 1 - opacity, 0)
+    grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    blended = cv2.addWeighted(colour, opacity, grey, 1 - opacity, 0)
     scored = np.isfinite(cells).astype(np.uint8).take(rows, 0).take(columns, 1)
     return np.asarray(cv2.copyTo(blended, scored, rgb.copy()), np.uint8)
 

@@ -68,6 +68,17 @@ def test_drawing_changes_scored_cells_only_and_by_the_opacity():
     assert (rgb == 200).all()
 
 
+def test_the_stain_does_not_change_the_maps_colour():
+    eosin, haematoxylin = (255, 100, 180), (100, 160, 240)
+    rgb = np.array([[eosin, haematoxylin]], np.uint8)
+    lightness = rgb @ [0.299, 0.587, 0.114]
+    drawn = draw_over(rgb, Box(0, 0, 100, 50), score_map([[0.5, np.nan]], l0_cell=50), 0.5)
+    np.testing.assert_array_equal(drawn[0, 1], haematoxylin)
+    np.testing.assert_allclose(
+        drawn[0, 0], 0.5 * lightness[0, 0] + 0.5 * colourise(np.float32(0.5)), atol=1
+    )
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_every_pixel_takes_the_cell_under_its_centre(seed):
     rng = np.random.default_rng(seed)
