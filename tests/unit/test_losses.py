@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from training.losses import class_weights, weighted_focal_loss
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 8, 8, generator=generator)
+    truth = torch.randint(0, 3, (2, 8, 8), generator=generator)
+    return logits, truth
+
+
+def test_class_weights_are_those_of_equation_1():
+    truth = torch.tensor([0] * 90 + [1] * 9 + [3])
+    expected = [1 / np.log(1.10 + f) for f in (0.90, 0.09, 0.0, 0.01)]
+    np.testing.assert_allclose(class_weights(truth, 4), expected, rtol=1e-5)
+
+
+def test_without_focus_it_is_the_weighted_cross_entropy(batch):
+    logits, truth = batch
+    expected = F.cross_entropy(logits, truth, weight=class_weights(truth, 4))
+    torch.testing.assert_close(weighted_focal_loss(logits, truth, gamma=0), expected)
+
+
+@pytest.mark.parametrize("gamma", [1, 2, 5])
+def test_it_follows_the_formula_pixel_by_pixel(batch, gamma):
+    logits, truth = batch
+    probability = logits.softmax(1).numpy()
+    weights = class_weights(truth, 4).numpy()
+    total = weight = 0.0
+    for b, row, column in np.ndindex(*truth.shape):
+        true_class = truth[b, row, column]
+        p = probability[b, true_class, row, column]
+        total += weights[true_class] * (1 - p) ** gamma * -np.log(p)
+        weight += weights[true_class]
+    assert float(weighted_focal_loss(logits, truth, gamma)) == pytest.approx(
+        total / weight, rel=1e-5
+    )
+
+
+def test_focus_turns_from_easy_pixels_to_hard_ones():
+    truth = torch.zeros(1, 1, 2, dtype=torch.int64)
+    logits = torch.zeros(1, 2, 1, 2)
+    logits[0, 0, 0, 0], logits[0, 0, 0, 1] = 4.0, -4.0
+    logits.requires_grad_()
+    shares = []
+    for gamma in (0.0, 2.0):
+        (gradient,) = torch.autograd.grad(weighted_focal_loss(logits, truth, gamma), logits)
+        easy, hard = gradient[0, 0, 0].abs()
+        shares.append(float(easy / hard))
+    assert shares[1] < shares[0] / 100
+
+
+def test_a_perfect_prediction_has_a_finite_gradient():
+    logits = torch.tensor([[[[100.0]], [[-100.0]]]], requires_grad=True)
+    weighted_focal_loss(logits, torch.zeros(1, 1, 1, dtype=torch.int64), gamma=1).backward()
+    assert torch.isfinite(logits.grad).all()

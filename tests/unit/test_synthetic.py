@@ -1,0 +1,139 @@
+import cv2
+import numpy as np
+import pytest
+
+from training.data import generated_sample, pack, unpack
+from training.synthetic import (
+    BACKGROUND,
+    LYMPHOCYTE,
+    MALIGNANT,
+    NORMAL,
+    PATTERN_WEIGHTS,
+    SyntheticConfig,
+    generate_patch,
+    generate_region,
+    main,
+)
+from wsi_pipeline.network import CLASSES
+
+SMALL = SyntheticConfig(size=256)
+
+
+def make(pattern, seed=0, config=SMALL):
+    return generate_patch(np.random.default_rng(seed), config, pattern)
+
+
+def test_class_ids_follow_the_network():
+    ids = {"background": BACKGROUND, "lymphocyte": LYMPHOCYTE}
+    ids |= {"normal": NORMAL, "malignant": MALIGNANT}
+    assert tuple(sorted(ids, key=ids.__getitem__)) == CLASSES
+
+
+@pytest.mark.parametrize("pattern", PATTERN_WEIGHTS)
+def test_every_pattern_has_a_consistent_truth(pattern):
+    patch = make(pattern)
+    assert patch.rgb.shape == (256, 256, 3)
+    assert patch.rgb.dtype == patch.mask.dtype == np.uint8
+    assert patch.mask.max() < len(CLASSES)
+    # Malignant nuclei are part of malignant cells, and other nuclei are not.
+    assert patch.tumour[patch.mask == MALIGNANT].all()
+    assert not patch.tumour[(patch.mask == LYMPHOCYTE) | (patch.mask == NORMAL)].any()
+    assert 0 <= patch.cellularity <= 1
+
+
+@pytest.mark.parametrize("pattern", ["glass", "fat", "stroma", "lymphocytes", "ducts", "squamous"])
+def test_benign_tissue_has_no_cellularity(pattern):
+    assert all(make(pattern, seed).cellularity == 0 for seed in range(3))
+
+
+def test_malignant_tissue_spans_the_scale():
+    solid = [make("solid", seed).cellularity for seed in range(6)]
+    strewn = [make("single cells", seed).cellularity for seed in range(6)]
+    assert max(solid) > 0.75
+    assert np.mean(solid) > 0.5 > 0.3 > np.mean(strewn) > 0
+
+
+def test_cellularity_is_the_area_of_malignant_cells_over_that_of_tissue():
+    patch = next(p for s in range(50) if not (p := make("nests", s)).tissue.all())
+    expected = np.count_nonzero(patch.tumour) / np.count_nonzero(patch.tissue)
+    assert patch.cellularity == pytest.approx(expected)
+
+
+def test_empty_glass_scores_nothing():
+    patch = next(p for s in range(50) if not (p := make("glass", s)).tissue.any())
+    assert patch.cellularity == 0
+
+
+def test_nuclei_are_darker_than_what_surrounds_them():
+    for seed in range(5):
+        patch = make("nests", seed)
+        grey = patch.rgb.mean(2)
+        assert grey[patch.mask > 0].mean() < grey[patch.mask == BACKGROUND].mean() - 10
+
+
+def test_lymphocytes_have_the_size_of_lymphocytes():
+    patch = make("lymphocytes", 3, SyntheticConfig(size=512))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        (patch.mask == LYMPHOCYTE).astype(np.uint8)
+    )
+    assert count > 30
+    # Touching nuclei make the larger components; the usual single one is 6 to 9 µm across.
+    single = np.percentile(stats[1:, cv2.CC_STAT_AREA], 25)
+    assert 5 <= 2 * np.sqrt(single / np.pi) * 0.5 <= 10
+
+
+def test_the_same_seed_gives_the_same_patch():
+    first, second = make("mixture", 7), make("mixture", 7)
+    np.testing.assert_array_equal(first.rgb, second.rgb)
+    np.testing.assert_array_equal(first.tumour, second.tumour)
+    assert not np.array_equal(first.rgb, make("mixture", 8).rgb)
+
+
+def test_shifted_stains_change_the_colours_and_not_the_tissue():
+    usual = make("ducts", 1)
+    shifted = make("ducts", 1, SyntheticConfig(size=256, stain="shifted"))
+    np.testing.assert_array_equal(usual.mask, shifted.mask)
+    assert np.abs(usual.rgb.mean((0, 1)) - shifted.rgb.mean((0, 1))).max() > 2
+
+
+def test_a_window_keeps_its_exact_truth():
+    patch = make("nests", 2)
+    window = patch.window(30, 50, 100)
+    np.testing.assert_array_equal(window.rgb, patch.rgb[50:150, 30:130])
+    assert window.cellularity == pytest.approx(
+        patch.tumour[50:150, 30:130].sum() / patch.tissue[50:150, 30:130].sum()
+    )
+
+
+def test_a_region_has_its_tissues_in_its_quarters():
+    region = generate_region(0, 768)
+    half = 384
+    top_left = region.window(100, 100, half - 100)
+    top_right = region.window(half + 60, 100, half - 160)
+    bottom_left = region.window(100, half + 60, half - 160)
+    bottom_right = region.window(half + 60, half + 60, half - 160)
+    assert not region.tissue[:10].any()
+    assert top_left.cellularity > 0.4
+    for benign in (top_right, bottom_left, bottom_right):
+        assert benign.cellularity < 0.15
+    assert (bottom_right.mask == LYMPHOCYTE).mean() > 3 * (bottom_left.mask == LYMPHOCYTE).mean()
+
+
+def test_packing_a_patch_loses_nothing():
+    patch = make("mixture", 4)
+    again = unpack(pack(patch))
+    for name in ("rgb", "mask", "tumour", "tissue"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(patch, name))
+
+
+def test_patch_i_of_a_seed_is_always_the_same_and_validation_is_another_stream():
+    sample = generated_sample("train", 5, 64, 3)
+    np.testing.assert_array_equal(sample, generated_sample("train", 5, 64, 3))
+    assert not np.array_equal(sample, generated_sample("train", 5, 64, 4))
+    assert not np.array_equal(sample, generated_sample("validation", 5, 64, 3))
+
+
+def test_the_command_writes_patches_and_a_contact_sheet(tmp_path):
+    main(["--out", str(tmp_path), "--each", "1", "--size", "64"])
+    assert len(list(tmp_path.glob("*.png"))) == len(PATTERN_WEIGHTS) + 1
+    assert cv2.imread(str(tmp_path / "contact-sheet.png")).shape[1] == 512

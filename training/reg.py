@@ -1,0 +1,213 @@
+"""Stage 2: the whole network learns cellularity, guided by the encoder of stage 1.
+
+``python -m training.reg --config configs/reg-demo.yaml --init runs/seg-demo``
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from training.augment import AugmentConfig
+from training.data import Batch, GeneratedData, training_loader, validation_loader
+from training.fit import (
+    FitConfig,
+    Metrics,
+    choose_device,
+    evaluate,
+    fit,
+    load_config,
+    open_run,
+    to_device,
+    trained_weights,
+)
+from training.metrics import confusion_matrix, mean_absolute_error, prediction_probability
+from training.seg import segmentation_metrics
+from wsi_pipeline.bundle import ModelBundle, ModelCard
+from wsi_pipeline.errors import ConfigError, WsiError
+from wsi_pipeline.network import (
+    CLASSES,
+    Architecture,
+    GuidedRegressionNetwork,
+    RegressionNetwork,
+    build_network,
+    upsample,
+)
+
+log = logging.getLogger(__name__)
+
+BUNDLE_NAME = "bundle"
+
+
+class CardConfig(BaseModel):
+    """What only a person can say of a model; the rest of its card is measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    stored_as: Literal["float32", "float16"] = "float32"
+    trained_on: str
+    licence: str
+    intended_use: str
+    limitations: str
+    demonstration: bool = False
+
+
+class RegConfig(BaseModel):
+    """Stage 2 as the paper trains it, unless a file says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: GeneratedData = GeneratedData()
+    architecture: Architecture = Architecture(
+        regression_backbone="resnet101", segmentation_backbone="resnet101"
+    )
+    augment: AugmentConfig = AugmentConfig(
+        turns="flips and rotations", brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05
+    )
+    learning_rate: float = Field(default=0.003, gt=0)
+    guide_rate: float = Field(
+        default=1.0, ge=0, description="learning rate of the guide over that of the rest; 0 freezes"
+    )
+    fit: FitConfig = FitConfig(epochs=900, batch=64, decay_every=300)
+    card: CardConfig
+
+
+class RegStage:
+    """What the training loop needs to know of stage 2."""
+
+    def __init__(self, network: RegressionNetwork, learning_rate: float, guide_rate: float) -> None:
+        self.network = network
+        self.frozen = guide_rate == 0
+        guide = [p for name, p in network.named_parameters() if name.startswith("segmentation.")]
+        others = [
+            p for name, p in network.named_parameters() if not name.startswith("segmentation.")
+        ]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if self.frozen:
+            for parameter in guide:
+                parameter.requires_grad = False
+        elif guide:
+            groups.append({"params": guide, "lr": learning_rate * guide_rate})
+        self.optimiser = torch.optim.Adam(groups, learning_rate)
+
+    def training_mode(self) -> None:
+        """Train everything but a frozen guide, whose batch statistics stay as stage 1 left them."""
+        self.network.train()
+        if self.frozen and isinstance(self.network, GuidedRegressionNetwork):
+            self.network.segmentation.eval()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the mean absolute error of the scores."""
+        pixels, _, score = batch
+        return F.l1_loss(self.network(pixels, with_segmentation=False).score, score)
+
+    def validate(self, batches: DataLoader[Any], device: torch.device) -> Metrics:
+        """Judge scores, and what the guide still knows of nuclei, over the whole set."""
+        return regression_metrics(self.network, batches, device)
+
+
+def regression_metrics(
+    network: RegressionNetwork, batches: DataLoader[Any], device: torch.device
+) -> Metrics:
+    """Return PK and L1 of the scores and, for a guided network, the figures of its segmentation."""
+    truth, scores = [], []
+    confusion = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
+    for batch in batches:
+        pixels, mask, score = to_device(batch, device)
+        prediction = network(pixels)
+        truth.append(score.cpu().numpy())
+        scores.append(prediction.score.cpu().numpy())
+        if prediction.logits is not None:
+            classes = upsample(prediction.logits).argmax(1)
+            confusion += confusion_matrix(mask.cpu().numpy(), classes.cpu().numpy(), len(CLASSES))
+    metrics = {
+        "pk": prediction_probability(np.concatenate(truth), np.concatenate(scores)),
+        "l1": mean_absolute_error(np.concatenate(truth), np.concatenate(scores)),
+    }
+    return metrics | segmentation_metrics(confusion) if confusion.any() else metrics
+
+
+def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBundle:
+    """Train stage 2 in a run's folder, from its last checkpoint on, and export the bundle there.
+
+    Args:
+        config: what to do.
+        run: folder of the run.
+        init: a run to start from: of stage 1 for its segmentation network, or of stage 2 to train
+            its whole network further.
+
+    """
+    open_run(run, config)
+    torch.manual_seed(config.fit.seed)
+    network = build_network(config.architecture)
+    if init is not None:
+        _initialise(network, init)
+    training = training_loader(
+        config.data,
+        config.augment,
+        batch=config.fit.batch,
+        seed=config.fit.seed,
+        workers=config.fit.workers,
+    )
+    validation = validation_loader(config.data, batch=4)
+    stage = RegStage(network, config.learning_rate, config.guide_rate)
+    fit(run, config.fit, stage, training, validation)
+    bundle = export(network, config, validation)
+    bundle.save(run / BUNDLE_NAME)
+    return bundle
+
+
+def export(
+    network: RegressionNetwork, config: RegConfig, validation: DataLoader[Any]
+) -> ModelBundle:
+    """Make a bundle whose card holds the figures of the very weights it stores."""
+    card = ModelCard(architecture=config.architecture, **config.card.model_dump())
+    stored = ModelBundle.of(network, card).network()
+    device = choose_device(config.fit.device)
+    stored.to(device)
+    metrics = evaluate(stored, lambda: regression_metrics(stored, validation, device))
+    return ModelBundle.of(network, card.model_copy(update={"metrics": metrics}))
+
+
+def _initialise(network: RegressionNetwork, init: Path) -> None:
+    weights = trained_weights(init)
+    if any(name.startswith("regression.") for name in weights):
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ConfigError(f"{init} is a run of another network: {error}") from error
+    elif isinstance(network, GuidedRegressionNetwork):
+        network.load_segmentation(weights)
+    else:
+        raise ConfigError(f"{init} is a run of stage 1, which a plain regression has no use for.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train the segmentation guided regression network (stage 2) and export its bundle."""
+    parser = argparse.ArgumentParser(prog="python -m training.reg", description=main.__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file")
+    parser.add_argument("--init", type=Path, help="run to start from, usually of stage 1")
+    parser.add_argument("--run", type=Path, help="folder of the run; runs/<name of the config>")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        config = load_config(chosen.config, RegConfig)
+        run = chosen.run or Path("runs") / chosen.config.stem
+        bundle = train_regression(config, run, chosen.init)
+    except WsiError as error:
+        raise SystemExit(str(error)) from error
+    log.info("bundle %s: %s", bundle.digest, run / BUNDLE_NAME)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Stage 1: a DeepLabv3+ learns the classes of nuclei.
+
+``python -m training.seg --config configs/seg-demo.yaml``
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from training.augment import AugmentConfig
+from training.data import Batch, GeneratedData, training_loader, validation_loader
+from training.fit import FitConfig, Metrics, fit, load_config, open_run, to_device
+from training.losses import weighted_focal_loss
+from training.metrics import confusion_matrix, mean_iou, pixel_accuracy
+from training.pretrained import imagenet_weights
+from wsi_pipeline.errors import WsiError
+from wsi_pipeline.network import CLASSES, Architecture, SegmentationNetwork
+
+log = logging.getLogger(__name__)
+
+_ARCHITECTURE = Architecture.model_fields
+
+
+class SegConfig(BaseModel):
+    """Stage 1 as the paper trains it, unless a file says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: GeneratedData = GeneratedData()
+    backbone: str = "resnet101"
+    mean: tuple[float, float, float] = _ARCHITECTURE["mean"].default
+    std: tuple[float, float, float] = _ARCHITECTURE["std"].default
+    imagenet: str | None = Field(
+        default="timm", description="source of ImageNet weights (see training.pretrained)"
+    )
+    augment: AugmentConfig = AugmentConfig(scale=(0.8, 1.2), crop=256, turns="flips")
+    learning_rate: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    gamma: float = Field(default=1.0, ge=0, description="exponent of the focal loss")
+    fit: FitConfig = FitConfig(epochs=7000, batch=50, decay_every=3000)
+
+
+class SegStage:
+    """What the training loop needs to know of stage 1."""
+
+    def __init__(self, config: SegConfig) -> None:
+        self.network = SegmentationNetwork(config.backbone, CLASSES, config.mean, config.std)
+        if config.imagenet is not None:
+            self.network.load_backbone(imagenet_weights(config.backbone, config.imagenet))
+        self.optimiser = torch.optim.SGD(
+            self.network.parameters(), config.learning_rate, config.momentum
+        )
+        self.gamma = config.gamma
+
+    def training_mode(self) -> None:
+        """Train everything."""
+        self.network.train()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the focal loss over the batch's pixels."""
+        pixels, mask, _ = batch
+        return weighted_focal_loss(self.network(pixels), mask, self.gamma)
+
+    def validate(self, batches: DataLoader[Any], device: torch.device) -> Metrics:
+        """Return the mean IoU and each class's pixel accuracy over the whole set."""
+        confusion = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
+        for batch in batches:
+            pixels, mask, _ = to_device(batch, device)
+            predicted = self.network(pixels).argmax(1)
+            confusion += confusion_matrix(mask.cpu().numpy(), predicted.cpu().numpy(), len(CLASSES))
+        return segmentation_metrics(confusion)
+
+
+def segmentation_metrics(confusion: np.ndarray[Any, np.dtype[np.int64]]) -> Metrics:
+    """Name the figures of a confusion matrix; classes that never occur are left out."""
+    accuracies = zip(CLASSES, pixel_accuracy(confusion), strict=True)
+    found = {f"pixel_accuracy_{name}": float(a) for name, a in accuracies if np.isfinite(a)}
+    return {"mean_iou": mean_iou(confusion), **found}
+
+
+def train_segmentation(config: SegConfig, run: Path) -> None:
+    """Train stage 1 in a run's folder, from its last checkpoint on."""
+    open_run(run, config)
+    torch.manual_seed(config.fit.seed)
+    training = training_loader(
+        config.data,
+        config.augment,
+        batch=config.fit.batch,
+        seed=config.fit.seed,
+        workers=config.fit.workers,
+    )
+    validation = validation_loader(config.data, batch=4)
+    fit(run, config.fit, SegStage(config), training, validation)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train the segmentation network (stage 1)."""
+    parser = argparse.ArgumentParser(prog="python -m training.seg", description=main.__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file")
+    parser.add_argument("--run", type=Path, help="folder of the run; runs/<name of the config>")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        config = load_config(chosen.config, SegConfig)
+        train_segmentation(config, chosen.run or Path("runs") / chosen.config.stem)
+    except WsiError as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()
