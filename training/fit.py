@@ -165,7 +165,7 @@ def fit(
                 "loss": float(total) / len(batches),
             }
             schedule.step()
-            if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
+            if (epoch + 1) % config.validate_every == 0:
                 metrics |= evaluate(stage.network, lambda: stage.validate(validation, device))
             state.save(epoch + 1, metrics)
             progress.advance(epochs)

@@ -73,7 +73,7 @@ def test_nuclei_are_darker_than_what_surrounds_them():
 
 def test_lymphocytes_have_the_size_of_lymphocytes():
     patch = make("lymphocytes", 3, SyntheticConfig(size=512))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+    count, _, stats, _ = cv2.connectedComponentsWithStats(
         (patch.mask == LYMPHOCYTE).astype(np.uint8)
     )
     assert count > 30

@@ -1,0 +1,143 @@
+"""Both stages by their real commands on little data: they learn, resume and export."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from training import reg, seg
+from training.data import GeneratedData, validation_loader
+from training.fit import evaluate, load_config, trained_weights
+from training.reg import RegConfig, regression_metrics, train_regression
+from training.seg import SegConfig, train_segmentation
+from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """Both smoke configurations, their patches kept apart from those of the checkout."""
+    folder = tmp_path_factory.mktemp("training")
+    for name in ("seg-smoke.yaml", "reg-smoke.yaml"):
+        content = yaml.safe_load((CONFIGS / name).read_text())
+        content["data"]["cache"] = str(folder / "patches")
+        (folder / name).write_text(yaml.safe_dump(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(workplace):
+    """Stage 1 and then stage 2, as a user runs them."""
+    runs = workplace / "seg", workplace / "reg"
+    seg.main(["--config", str(workplace / "seg-smoke.yaml"), "--run", str(runs[0])])
+    reg.main(f"--config {workplace / 'reg-smoke.yaml'} --run {runs[1]} --init {runs[0]}".split())
+    return runs
+
+
+def metrics_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_the_loss_falls(runs, stage):
+    losses = [line["loss"] for line in metrics_of(runs[stage])]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_scores_rank_better_than_chance(runs):
+    assert metrics_of(runs[1])[-1]["pk"] > 0.55
+
+
+def test_the_bundle_holds_what_was_measured(runs, workplace):
+    bundle = ModelBundle.load(runs[1] / "bundle")
+    card = bundle.card
+    assert card.demonstration
+    assert card.trained_on
+    data = load_config(workplace / "reg-smoke.yaml", RegConfig).data
+    network = bundle.network()
+    again = evaluate(
+        network,
+        lambda: regression_metrics(network, validation_loader(data, batch=4), torch.device("cpu")),
+    )
+    assert card.metrics == pytest.approx(again, abs=1e-6)
+
+
+def test_an_interrupted_run_ends_in_the_same_weights(runs, workplace, tmp_path):
+    config = load_config(workplace / "seg-smoke.yaml", SegConfig)
+    short = config.model_copy(update={"fit": config.fit.model_copy(update={"epochs": 2})})
+    train_segmentation(short, tmp_path / "whole")
+    whole = trained_weights(tmp_path / "whole")
+
+    # Stop before the second epoch is written, as a kill would.
+    half = config.model_copy(update={"fit": config.fit.model_copy(update={"epochs": 1})})
+    train_segmentation(half, tmp_path / "broken")
+    shutil.copy(tmp_path / "whole" / "config.yaml", tmp_path / "broken" / "config.yaml")
+    with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "loss": -1}\n')
+    train_segmentation(short, tmp_path / "broken")
+
+    resumed = trained_weights(tmp_path / "broken")
+    assert resumed.keys() == whole.keys()
+    for name, tensor in whole.items():
+        np.testing.assert_array_equal(resumed[name], tensor, err_msg=name)
+    assert metrics_of(tmp_path / "broken") == metrics_of(tmp_path / "whole")
+
+
+def test_another_configuration_does_not_continue_a_run(runs, workplace):
+    config = load_config(workplace / "seg-smoke.yaml", SegConfig)
+    with pytest.raises(ConfigError, match="another configuration"):
+        train_segmentation(config.model_copy(update={"gamma": 2.0}), runs[0])
+
+
+def test_a_frozen_guide_stays_as_stage_1_left_it(runs, workplace, tmp_path):
+    config = load_config(workplace / "reg-smoke.yaml", RegConfig)
+    config = config.model_copy(
+        update={"guide_rate": 0.0, "fit": config.fit.model_copy(update={"epochs": 1})}
+    )
+    train_regression(config, tmp_path / "frozen", runs[0])
+    before, after = trained_weights(runs[0]), trained_weights(tmp_path / "frozen")
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[f"segmentation.{name}"], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("seg*.yaml")))
+def test_every_stage_1_configuration_is_valid(name):
+    load_config(CONFIGS / name, SegConfig)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("reg*.yaml")))
+def test_every_stage_2_configuration_is_valid(name):
+    load_config(CONFIGS / name, RegConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [("gamma: -1", "gamma"), ("gama: 1", "gama"), ("fit: [", "YAML"), (None, "cannot be read")],
+)
+def test_a_bad_configuration_is_named(tmp_path, text, cause):
+    path = tmp_path / "seg.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit, match=rf"seg\.yaml.*{cause}"):
+        seg.main(["--config", str(path), "--run", str(tmp_path / "run")])
+
+
+def test_training_from_a_run_that_is_not_there_says_so(workplace, tmp_path):
+    with pytest.raises(SystemExit, match=r"checkpoint\.pt does not exist"):
+        reg.main(
+            f"--config {workplace / 'reg-smoke.yaml'} --run {tmp_path / 'run'} "
+            f"--init {tmp_path / 'nothing'}".split()
+        )
+
+
+def test_paper_defaults():
+    first = SegConfig()
+    assert (first.learning_rate, first.fit.batch, first.fit.epochs) == (0.01, 50, 7000)
+    assert (first.augment.scale, first.augment.crop) == ((0.8, 1.2), 256)
+    assert isinstance(first.data, GeneratedData)
