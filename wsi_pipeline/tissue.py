@@ -153,10 +153,10 @@ def _mask_at_scale(rgb: NDArray[np.uint8], mpp: float, config: TissueConfig) -> 
     if not clear.any():
         return np.zeros(clear.shape, dtype=bool)
     textured = clear & (_texture(density, clear, sigma) > config.min_texture)
-    stain = density.max(axis=2) - density.min(axis=2)
+    stain = _strongest(density) + _strongest(-density)
     evidence = _joined_to(textured, textured | (clear & (stain > config.min_stain)))
     evidence = _of_nearest(evidence, clear)
-    glassy = density.max(axis=2) < GLASS_TINT
+    glassy = _strongest(density) < GLASS_TINT
     max_hole = config.max_hole_um2 / mpp**2
     filled = _fill_holes(_close(evidence, config.closing_um / mpp), glassy, max_hole)
     # The window sees a sharp edge from about one and a third of its sigma away.
@@ -170,6 +170,12 @@ def _mask_at_scale(rgb: NDArray[np.uint8], mpp: float, config: TissueConfig) -> 
 
 def _optical_density(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     return _DENSITY_OF[rgb]
+
+
+def _strongest(density: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the largest of the three channels (numpy is slow over so short an axis)."""
+    red, green, blue = cv2.split(density)
+    return np.asarray(cv2.max(cv2.max(red, green), blue), dtype=np.float32)
 
 
 def _fine_and_coarse_contrast(grey: NDArray[np.float32]) -> tuple[float, float]:
@@ -198,7 +204,7 @@ def _glass_density(density: NDArray[np.float32], min_texture: float) -> NDArray[
     """
     everywhere = np.ones(density.shape[:2], dtype=bool)
     smooth = _texture(density, everywhere, 1.0) < min_texture / 2
-    glass = density[smooth & (density.max(axis=2) < GLASS_MAX_DENSITY)]
+    glass = density[smooth & (_strongest(density) < GLASS_MAX_DENSITY)]
     seen = glass[glass.max(axis=1) > 0.005]
     if len(seen) < 0.01 * smooth.size:
         return np.zeros(3, dtype=np.float32)
@@ -212,12 +218,15 @@ def _texture(
     weight = clear.astype(np.float32)[..., None]
 
     def mean(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-        seen = _blur(weight, sigma)
-        return np.where(seen > 1e-3, _blur(values * weight, sigma) / np.maximum(seen, 1e-3), 0)
+        if clear.all():
+            return _blur(values, sigma)
+        seen = np.maximum(_blur(weight, sigma), np.float32(1e-3))
+        return np.asarray(_blur(values * weight, sigma) / seen, dtype=np.float32)
 
     smoothed = mean(density, sigma / 2)  # the sensor's and the codec's noise is finer than tissue
     variance = mean(smoothed**2, sigma) - mean(smoothed, sigma) ** 2
-    return np.asarray(np.sqrt(np.maximum(variance, 0).sum(axis=2)), dtype=np.float32)
+    summed = cv2.transform(np.maximum(variance, 0), np.ones((1, 3), np.float32))
+    return np.asarray(np.sqrt(summed), dtype=np.float32)
 
 
 def _ink(density: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -231,7 +240,7 @@ def _ink(density: NDArray[np.float32]) -> NDArray[np.bool_]:
     red, green, blue = np.moveaxis(density, 2, 0)
     foreign = (red > 1.4 * green) | (blue > 0.85 * green)
     foreign |= (red > 0.8 * green) & (blue < 0.33 * green)
-    strongest = density.max(axis=2)
+    strongest = _strongest(density)
     dense = foreign & (strongest > INK_MIN_DENSITY)
     return _joined_to(dense, foreign & (strongest > INK_MIN_DENSITY / 3))
 
