@@ -101,6 +101,9 @@ class Normalise(nn.Module):
     contradict the card.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(
         self, mean: tuple[float, float, float], std: tuple[float, float, float], stride: int
     ) -> None:
@@ -111,9 +114,6 @@ class Normalise(nn.Module):
         self.register_buffer(
             "scale", 1 / (255 * torch.tensor(std).reshape(shape)), persistent=False
         )
-
-    mean: Tensor
-    scale: Tensor
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Turn uint8 [B, H, W, 3] into float [B, 3, H, W].
@@ -254,7 +254,7 @@ class RegressionBackbone(nn.Module):
         self.train()
         strides = side / early.shape[-1], side / late.shape[-1]
         if strides != (SEGMENTATION_STRIDE, REGRESSION_STRIDE):
-            raise ConfigError(_misfit(name, "its stages end at strides {:g} and {:g}", *strides))
+            raise ConfigError(_misfit(name, f"its stages end at other strides: {strides}"))
         return early.shape[1], late.shape[1]
 
 
@@ -352,9 +352,9 @@ def _require_family(name: str, families: tuple[str, ...], role: str) -> None:
         raise ConfigError(_misfit(name, f"it is of no family that serves as {role} backbone"))
 
 
-def _misfit(name: str, cause: str, *values: float) -> str:
+def _misfit(name: str, cause: str) -> str:
     return (
-        f"The backbone {name!r} does not fit: {cause.format(*values)}. What fits is the ResNet, "
+        f"The backbone {name!r} does not fit: {cause}. What fits is the ResNet, "
         "ResNeXt, SE-ResNet and EfficientNet networks of timm, and for regression also its legacy "
         "SENets."
     )
