@@ -8,7 +8,18 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from numpy.typing import NDArray
+
+from training.synthetic import Patch, generate_region
+from wsi_pipeline.bundle import ModelBundle, ModelCard
+from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.engine import EngineConfig
+from wsi_pipeline.grid import GridConfig
+from wsi_pipeline.network import Architecture, build_network
+
+# Tests run side by side: one core each.
+torch.set_num_threads(1)
 
 DATA = Path(os.environ.get("WSI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -92,3 +103,41 @@ def tissue_like() -> Callable[..., NDArray[np.uint8]]:
         return stained.clip(0, 255).astype(np.uint8)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def section() -> Patch:
+    """A small section of generated tissue on glass, 1536 × 1536 px at 0.5 µm/px, with its truth."""
+    return generate_region(0, 1536)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A guided network with random weights for tiles of 64 px: fast, but a bundle like any."""
+    torch.manual_seed(0)
+    architecture = Architecture(
+        segmentation_backbone="tf_efficientnet_lite0", regression_backbone="resnet18"
+    )
+    card = ModelCard(
+        name="tiny",
+        version="1",
+        architecture=architecture,
+        tile_px=64,
+        trained_on="Nothing: its weights are random.",
+        licence="Apache-2.0",
+        intended_use="Tests.",
+        limitations="Its scores mean nothing.",
+    )
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    ModelBundle.of(build_network(architecture), card).save(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_config() -> ScoreConfig:
+    """Fits `tiny_bundle`; float32, so that any machine gives the same scores."""
+    return ScoreConfig(
+        grid=GridConfig(tile_px=64, stride_px=64),
+        engine=EngineConfig(device="cpu", precision="float32", batch_size=4),
+        workers=2,
+    )

@@ -8,8 +8,8 @@ shard that was loaded before.
 import logging
 import queue
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,27 +20,34 @@ from wsi_pipeline.store import TileState, TileStore
 
 log = logging.getLogger(__name__)
 
+Loaded = tuple[slice, NDArray[np.uint8]] | BaseException | None
+"""A shard and its pixels, what went wrong, or the end."""
+
 SHARDS_AHEAD = 2
 """Loaded shards that may wait for the model: at most 100 MiB."""
 
 
-def score_shards(store: TileStore, engine: TorchEngine, shards: Generator[slice]) -> Iterator[int]:
-    """Score shards as they come, and yield the number of tiles after each commit.
+def score_shards(
+    store: TileStore,
+    engine: TorchEngine,
+    shards: Iterator[slice],
+    on_scored: Callable[[int], None] = lambda _count: None,
+) -> None:
+    """Score shards as they come.
 
     A shard whose pixels turn out to be damaged on disk is marked as unread, for the next pass.
 
     Args:
         store: where pixels come from and scores go.
         engine: the model.
-        shards: committed shards, as `tile_slide` yields them; closed in the end.
+        shards: committed shards, as `tile_slide` gives them.
+        on_scored: told the number of tiles after each commit.
 
     """
-    loaded: queue.Queue[tuple[slice, NDArray[np.uint8]] | BaseException | None] = queue.Queue(
-        SHARDS_AHEAD
-    )
+    loaded: queue.Queue[Loaded] = queue.Queue(SHARDS_AHEAD)
     stop = threading.Event()
 
-    def offer(item: tuple[slice, NDArray[np.uint8]] | BaseException | None) -> None:
+    def offer(item: Loaded) -> None:
         while not stop.is_set():
             try:
                 loaded.put(item, timeout=0.1)
@@ -50,15 +57,14 @@ def score_shards(store: TileStore, engine: TorchEngine, shards: Generator[slice]
 
     def load() -> None:
         try:
-            with closing(shards):
-                for shard in shards:
-                    if stop.is_set():
-                        return
-                    try:
-                        offer((shard, store.read_pixels(shard)))
-                    except StoreError as error:
-                        log.warning("%s They will be read from the slide again.", error)
-                        store.forget_pixels(shard)
+            for shard in shards:
+                if stop.is_set():
+                    return
+                try:
+                    offer((shard, store.read_pixels(shard)))
+                except StoreError as error:
+                    log.warning("%s They will be read from the slide again.", error)
+                    store.forget_pixels(shard)
         # Handed to the consumer's thread, which raises it.
         except BaseException as error:  # noqa: BLE001
             offer(error)
@@ -67,16 +73,20 @@ def score_shards(store: TileStore, engine: TorchEngine, shards: Generator[slice]
 
     loader = threading.Thread(target=load, name="loading", daemon=True)
     loader.start()
+    waited = 0.0
+    start = time.perf_counter()
     try:
         while (item := loaded.get()) is not None:
+            waited += time.perf_counter() - start
             if isinstance(item, BaseException):
                 raise item
             shard, pixels = item
             wanted = store.state(shard) == TileState.STORED
-            if not wanted.any():
-                continue
-            store.commit_scores(shard, wanted, engine.predict(pixels[wanted]))
-            yield int(wanted.sum())
+            if wanted.any():
+                store.commit_scores(shard, wanted, engine.predict(pixels[wanted]))
+                on_scored(int(wanted.sum()))
+            start = time.perf_counter()
     finally:
         stop.set()
         loader.join()
+    log.info("the model waited %.2f s for pixels", waited)

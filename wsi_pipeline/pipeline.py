@@ -59,7 +59,7 @@ from wsi_pipeline.summary import (
 )
 from wsi_pipeline.tiles import TileTable, write_parquet
 from wsi_pipeline.tiling import tile_slide
-from wsi_pipeline.tissue import is_blurred, outline_picture, tissue_mask
+from wsi_pipeline.tissue import BLURRED_ABOVE, outline_picture, tissue_mask
 
 log = logging.getLogger(__name__)
 
@@ -157,11 +157,12 @@ def tile(
         mask = find_tissue(slide, folder, config)
         grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
         store = open_store(folder, grid, tiling, config)
-        with stage("tiling"):
+        with (
+            stage("tiling"),
+            tile_slide(slide, store, tile_px=config.grid.tile_px, workers=config.workers) as shards,
+        ):
             done = 0
-            for shard in tile_slide(
-                slide, store, tile_px=config.grid.tile_px, workers=config.workers
-            ):
+            for shard in shards:
                 done += shard.stop - shard.start
                 progress(done, len(store))
         return store
@@ -302,15 +303,21 @@ def _fill_and_score(
 ) -> None:
     """Read, store and score what is left, all three at once."""
     store.begin_scoring(scoring_identity(engine), len(engine.bundle.card.architecture.classes))
+    before = store.n_scored
+    if before:
+        log.info("%d tiles had been scored by an earlier run", before)
+    progress(before, len(store))
+
+    def report(_count: int) -> None:
+        progress(store.n_scored, len(store))
+
     start = time.perf_counter()
-    done = before = store.n_scored
-    progress(done, len(store))
     with stage("tiling and scoring"):
         for _ in range(PASSES):
-            shards = tile_slide(slide, store, tile_px=config.grid.tile_px, workers=config.workers)
-            for scored in score_shards(store, engine, shards):
-                done += scored
-                progress(done, len(store))
+            with tile_slide(
+                slide, store, tile_px=config.grid.tile_px, workers=config.workers
+            ) as shards:
+                score_shards(store, engine, shards, report)
             if store.is_scored:
                 break
         else:
@@ -318,9 +325,8 @@ def _fill_and_score(
                 f"{store.path}: pixels were damaged on disk {PASSES} times over. Check the disk."
             )
     seconds = time.perf_counter() - start
-    log.info("%d tiles scored, %.2f tiles/s", done - before, (done - before) / seconds)
-    if before:
-        log.info("%d tiles had been scored by an earlier run", before)
+    scored = store.n_scored - before
+    log.info("%d tiles scored, %.2f tiles/s", scored, scored / seconds)
     if slide.repaired_reads:
         log.warning("%d reads succeeded only at a second try", slide.repaired_reads)
 
@@ -369,7 +375,7 @@ def _summary_of(
         grid_tiles=grid.n_candidates,
         unreadable_tiles=store.n_unreadable,
         cell_um=grid.l0_stride * slide.mpp,
-        blurred=is_blurred(table.blur),
+        blurred=table.blur > BLURRED_ABOVE,
         upsampled=slide.mpp > config.grid.mpp * MAX_UPSAMPLING_OF_LEVEL,
         min_coverage=config.min_coverage,
     )

@@ -152,6 +152,7 @@ class TileStore:
                 f"{path}: the store has layout version {version}, this program reads version "
                 f"{SCHEMA_VERSION}. Move it away and score the slide again."
             )
+        self._arrays: dict[str, Any] = {}
         self._state: NDArray[np.uint8] = np.asarray(self._array("state")[:], np.uint8)
 
     @classmethod
@@ -348,6 +349,8 @@ class TileStore:
             return
         if self._attribute("scoring_digest") is not None:
             self._set_scores_aside()
+        for name in _SCORES:
+            self._arrays.pop(name, None)
         n_tiles = len(self)
         per_shard = self._array("state").chunks[0]
         for name in ("cellularity", "cellularity_std"):
@@ -410,7 +413,10 @@ class TileStore:
         self._state[shard] = state
 
     def _array(self, name: str) -> Any:  # noqa: ANN401 - zarr types items as array or group
-        return self._group[name]
+        # Opening an array parses its metadata: as long as writing several tiles.
+        if name not in self._arrays:
+            self._arrays[name] = self._group[name]
+        return self._arrays[name]
 
     def _attribute(self, name: str) -> Any:  # noqa: ANN401 - JSON
         return self._group.attrs[name]

@@ -7,7 +7,8 @@ yielded as they are committed: whoever scores them works while the next are bein
 import logging
 import queue
 import threading
-from collections.abc import Generator
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from dask.base import compute
@@ -51,11 +52,14 @@ def read_shard(slide: Slide, grid: TileGrid, shard: slice, tile_px: int) -> Shar
     return ShardPixels(rgb, blur, pen, readable)
 
 
-def tile_slide(slide: Slide, store: TileStore, *, tile_px: int, workers: int) -> Generator[slice]:
-    """Store all tiles that are not stored yet, and yield each shard that then waits for its scores.
+@contextmanager
+def tile_slide(
+    slide: Slide, store: TileStore, *, tile_px: int, workers: int
+) -> Iterator[Iterator[slice]]:
+    """Store all tiles that are not stored yet; give each shard that then waits for its scores.
 
-    Shards that an earlier run has stored but not scored come first. Closing the iterator stops the
-    reading after the shards at hand.
+    Shards that an earlier run has stored but not scored come first. Leaving the context stops the
+    reading after the shards at hand, and waits for them.
 
     Args:
         slide: to read from.
@@ -65,29 +69,27 @@ def tile_slide(slide: Slide, store: TileStore, *, tile_px: int, workers: int) ->
 
     """
     grid = store.grid
-    missing = []
-    for shard in store.shards:
-        state = store.state(shard)
-        if (state == TileState.PENDING).any():
-            missing.append(shard)
-        elif (state == TileState.STORED).any():
-            yield shard
-    if not missing:
-        return
-
+    states = [(shard, store.state(shard)) for shard in store.shards]
+    missing = [shard for shard, state in states if (state == TileState.PENDING).any()]
+    waiting = [
+        shard
+        for shard, state in states
+        if (state == TileState.STORED).any() and shard not in missing
+    ]
     done: queue.SimpleQueue[slice | BaseException | None] = queue.SimpleQueue()
     stop = threading.Event()
 
     def fill(shard: slice) -> None:
-        if stop.is_set():
-            return
-        store.commit_pixels(shard, read_shard(slide, grid, shard, tile_px))
-        done.put(shard)
+        if not stop.is_set():
+            store.commit_pixels(shard, read_shard(slide, grid, shard, tile_px))
+            done.put(shard)
 
     def fill_all() -> None:
-        # Keys in the order of the file: Dask breaks ties by them.
+        # Dask breaks ties by key and takes the last first: keys that fall keep the file's order.
         tasks = [
-            delayed(fill, traverse=False)(shard, dask_key_name=f"shard-{shard.start:09d}")
+            delayed(fill, traverse=False)(
+                shard, dask_key_name=f"shard-{len(store) - shard.start:09d}"
+            )
             for shard in missing
         ]
         try:
@@ -98,13 +100,19 @@ def tile_slide(slide: Slide, store: TileStore, *, tile_px: int, workers: int) ->
         else:
             done.put(None)
 
-    reader = threading.Thread(target=fill_all, name="tiling", daemon=True)
-    reader.start()
-    try:
+    def committed() -> Iterator[slice]:
+        yield from waiting
         while (item := done.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
+
+    reader = threading.Thread(target=fill_all, name="tiling", daemon=True)
+    reader.start()
+    # A context and not a generator's own end: that may come with the garbage collection, in any
+    # thread, and the reader may need that very thread (zarr's) to finish.
+    try:
+        yield committed()
     finally:
         stop.set()
         reader.join()
