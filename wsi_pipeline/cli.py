@@ -104,7 +104,14 @@ def score(
 
     The exit code is 0 only if every slide was scored.
     """
-    settings = _settings(config, mpp, allow_upsampling, device, workers, keep_tiles)
+    settings = ScoreConfig.resolve(
+        config,
+        mpp=mpp,
+        allow_upsampling=allow_upsampling,
+        device=device,
+        workers=workers,
+        keep_tiles=keep_tiles,
+    )
     paths = _expand(slides)
     engine = TorchEngine(_load_bundle(bundle), settings.engine)
     outcomes: dict[str, SlideSummary | WsiError] = {}
@@ -134,7 +141,9 @@ def inspect(
     device: Device = None,
 ) -> None:
     """Show what a slide is, and what scoring it will take, before a run."""
-    settings = _settings(config, mpp, allow_upsampling, device, None, None)
+    settings = ScoreConfig.resolve(
+        config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
+    )
     with Slide.open(slide, backend=settings.slide.backend, mpp=settings.slide.mpp) as opened:
         about = Table.grid(padding=(0, 2))
         size = opened.l0_size
@@ -182,7 +191,9 @@ def tile_command(
     workers: Workers = None,
 ) -> None:
     """Find the tissue and store its tiles, without scoring them."""
-    settings = _settings(config, mpp, allow_upsampling, None, workers, None)
+    settings = ScoreConfig.resolve(
+        config, mpp=mpp, allow_upsampling=allow_upsampling, workers=workers
+    )
     with _progress(slide_folder(slide, out).name) as advance:
         store = tile(slide, out, settings, advance)
     typer.echo(f"{len(store)} tiles in {store.path}")
@@ -197,7 +208,7 @@ def heatmap(
     config: ConfigFile = None,
 ) -> None:
     """Write the outputs of a scored slide again, from its store."""
-    settings = ScoreConfig.from_yaml(config) if config else ScoreConfig()
+    settings = ScoreConfig.resolve(config)
     store = TileStore(folder / STORE)
     if slide is None:
         write_outputs(folder, store, settings, None)
@@ -220,31 +231,6 @@ def main() -> None:
     except WsiError as error:
         _show_error(error)
         sys.exit(1)
-
-
-def _settings(
-    config: Path | None,
-    mpp: float | None,
-    allow_upsampling: bool | None,
-    device: str | None,
-    workers: int | None,
-    keep_tiles: bool | None,
-) -> ScoreConfig:
-    """Lay the command line's options over the configuration file's."""
-    settings = ScoreConfig.from_yaml(config) if config else ScoreConfig()
-    if mpp is not None:
-        slide = settings.slide.model_copy(update={"mpp": Mpp(mpp)})
-        settings = settings.model_copy(update={"slide": slide})
-    if allow_upsampling is not None:
-        grid = settings.grid.model_copy(update={"allow_upsampling": allow_upsampling})
-        settings = settings.model_copy(update={"grid": grid})
-    if device is not None:
-        engine = settings.engine.model_copy(update={"device": device})
-        settings = settings.model_copy(update={"engine": engine})
-    flat = {"workers": workers, "keep_tiles": keep_tiles}
-    return settings.model_copy(
-        update={key: value for key, value in flat.items() if value is not None}
-    )
 
 
 def _load_bundle(location: str | None, *, warn: bool = True) -> ModelBundle:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -45,6 +45,44 @@ class ScoreConfig(BaseModel):
     """Threads that read the slide; does not change any result."""
 
     @classmethod
+    def resolve(
+        cls,
+        path: Path | None = None,
+        *,
+        mpp: float | None = None,
+        allow_upsampling: bool | None = None,
+        device: str | None = None,
+        workers: int | None = None,
+        keep_tiles: bool | None = None,
+    ) -> Self:
+        """Lay a run's options over its configuration file, and both over the defaults.
+
+        Args:
+            path: the file; None is an empty one.
+            mpp: see `SlideConfig.mpp`; as with all options, None leaves what the file says.
+            allow_upsampling: see `GridConfig.allow_upsampling`.
+            device: see `EngineConfig.device`.
+            workers: see `ScoreConfig.workers`.
+            keep_tiles: see `ScoreConfig.keep_tiles`.
+
+        Raises:
+            ConfigError: if the file cannot be used, or an option's value.
+
+        """
+        options = {
+            "slide": {"mpp": mpp},
+            "grid": {"allow_upsampling": allow_upsampling},
+            "engine": {"device": device},
+            "workers": workers,
+            "keep_tiles": keep_tiles,
+        }
+        settings = cls.from_yaml(path) if path else cls()
+        try:
+            return cls.model_validate(_laid_over(settings.model_dump(), options))
+        except ValidationError as error:
+            raise ConfigError(f"An option cannot be used: {_problems(error)}.") from error
+
+    @classmethod
     def from_yaml(cls, path: Path) -> Self:
         """Read a configuration; what the file leaves out has its default.
 
@@ -60,8 +98,20 @@ class ScoreConfig(BaseModel):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: this is not YAML ({error}).") from error
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
-                for problem in error.errors()
-            )
-            raise ConfigError(f"{path}: {problems}. See configs/score.yaml.") from error
+            raise ConfigError(f"{path}: {_problems(error)}. See configs/score.yaml.") from error
+
+
+def _laid_over(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Replace what the options give, section by section; None gives nothing."""
+    return base | {
+        key: _laid_over(base[key], value) if isinstance(value, dict) else value
+        for key, value in options.items()
+        if value is not None
+    }
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
+        for problem in error.errors()
+    )

@@ -1,0 +1,171 @@
+"""Score one slide as a Prefect flow run.
+
+The flow has no tasks: a slide's store is what resumes after a kill, so a slide is the smallest
+piece of work there is to schedule, retry or cancel, and results are neither cached nor persisted
+by Prefect. How a run ends:
+
+========= ========= ==============================================================================
+type      name
+========= ========= ==============================================================================
+COMPLETED Completed the slide is scored
+FAILED    Refused   there is no tissue, or too little of it could be read, and so no figure. It
+                    counts as failed, as in the exit code of `wsi score`, since whoever waits for
+                    a figure must hear that there is none; the name tells that all worked as meant
+                    and that another try would end alike
+FAILED    Failed    the message names the file, the cause and the remedy
+========= ========= ==============================================================================
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+from uuid import UUID
+
+import httpx
+from prefect import State, flow, get_run_logger
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import PrefectException
+from prefect.logging.handlers import APILogHandler
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+import wsi_pipeline
+from flows.report import artifact_key, headline, markdown, picture_uri
+from wsi_pipeline import pipeline
+from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.errors import WsiError
+from wsi_pipeline.summary import SlideSummary
+
+PROGRESS_EVERY_S = 5.0
+
+
+@flow(
+    name="score-slide",
+    flow_run_name="{slide}",
+    version=wsi_pipeline.__version__,
+    persist_result=False,
+)
+def score_slide(
+    slide: str,
+    out: Path = Path("results"),
+    bundle: str | None = None,
+    mpp: float | None = None,
+    allow_upsampling: bool | None = None,  # noqa: FBT001 - parameters are passed by name
+    device: str | None = None,
+    config: Path | None = None,
+) -> State[Path]:
+    """Score the cellularity of a slide: from its file to a heatmap, tables and a summary.
+
+    A run that was killed goes on where it stopped when the same parameters are run again. Paths
+    are seen from where the flow is served.
+
+    Args:
+        slide: A slide file or fsspec URL.
+        out: Folder that gets one folder per slide.
+        bundle: Model bundle, a folder or hf://owner/name; the demonstration if left out.
+        mpp: Pixel size of level 0 in µm, where the file is wrong.
+        allow_upsampling: Enlarge slides coarser than the model's resolution.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        config: YAML file; see configs/score.yaml.
+
+    """
+    with run_log():
+        try:
+            settings = ScoreConfig.resolve(
+                config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
+            )
+            folder = pipeline.slide_folder(slide, out.absolute())
+            model = ModelBundle.load(DEMO_BUNDLE if bundle is None else bundle)
+            if model.card.demonstration:
+                get_run_logger().warning(
+                    "%s is a demonstration. %s", model.card.name, model.card.limitations
+                )
+            summary = pipeline.score_slide(
+                slide,
+                folder.parent,
+                TorchEngine(model, settings.engine),
+                settings,
+                ScoringProgress(folder.name),
+            )
+        except WsiError as error:
+            return Failed(message=str(error), data=error)
+    publish(summary, folder)
+    if summary.status == "refused":
+        return Failed(name="Refused", message=summary.reason)
+    return Completed(message=headline(summary), data=folder)
+
+
+def publish(summary: SlideSummary, folder: Path) -> None:
+    """Make the artifacts of a finished slide: its page and its picture."""
+    name = folder.name
+    create_markdown_artifact(
+        markdown(summary, folder),
+        key=artifact_key("summary", name),
+        description=headline(summary),
+    )
+    scored = summary.status == "scored"
+    create_image_artifact(
+        picture_uri(folder / ("overlay.png" if scored else "tissue-outline.png")),
+        key=artifact_key("overlay" if scored else "tissue", name),
+        description=f"Cellularity over {name}" if scored else f"Tissue found on {name}",
+    )
+
+
+class ScoringProgress:
+    """A progress artifact that follows the tiles; a server that is away does not stop scoring."""
+
+    def __init__(self, name: str) -> None:
+        """Create the artifact of the slide of this name, within a flow run."""
+        artifact = create_progress_artifact(
+            0.0, key=artifact_key("progress", name), description=f"Scoring {name}"
+        )
+        self._artifact = cast("UUID", artifact)  # a coroutine only where there is an event loop
+        self._due = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take note of the tiles done and the tiles in all."""
+        if done < total and time.monotonic() < self._due:
+            return
+        try:
+            update_progress_artifact(
+                self._artifact, 100 * done / total, description=f"{done:,} of {total:,} tiles"
+            )
+        except (httpx.HTTPError, PrefectException) as error:
+            get_run_logger().warning("The progress could not be shown: %s", error)
+        self._due = time.monotonic() + PROGRESS_EVERY_S
+
+
+@contextmanager
+def run_log() -> Iterator[None]:
+    """Send what the pipeline logs meanwhile to the flow run's own log.
+
+    Prefect's handler by itself would lose the records of the threads that read the slide, since it
+    tells the run from the thread's context.
+    """
+    run_id = flow_run.get_id()
+
+    def belongs(record: logging.LogRecord) -> bool:
+        record.flow_run_id = run_id
+        return True
+
+    handler = APILogHandler(logging.INFO)
+    handler.addFilter(belongs)
+    package = logging.getLogger("wsi_pipeline")
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)

@@ -1,0 +1,131 @@
+"""The page and the picture of a slide, without Prefect."""
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from flows.report import MAX_URI_CHARS, artifact_key, markdown, picture_uri
+from wsi_pipeline.summary import (
+    BundleFacts,
+    Cellularity,
+    Histogram,
+    Interval,
+    Provenance,
+    Quality,
+    SlideFacts,
+    SlideSummary,
+    TileCounts,
+)
+
+SUMMARY = SlideSummary(
+    status="scored",
+    reason=None,
+    tissue_area_mm2=12.345,
+    tiles=TileCounts(grid=2000, tissue=1234, scored=1230, unreadable=4, padded=3),
+    coverage=0.9968,
+    cellularity=Cellularity(
+        mean=0.2345,
+        mean_95_interval=Interval(low=0.2, high=0.271, method="blocks"),
+        median=0.19,
+        quantiles={},
+        area_fraction_at_least={"0.1": 0.6, "0.3": 0.25, "0.7": 0.0625},
+        histogram=Histogram(edges=(0, 1), fractions=(1,)),
+    ),
+    quality=Quality(
+        blurred_fraction=0.125, pen_fraction=0.01, upsampled=False, flags=("out of focus",)
+    ),
+    provenance=Provenance(
+        slide=SlideFacts(
+            name="a|b.svs",
+            size_bytes=1,
+            digest="d1",
+            vendor="aperio",
+            backend="openslide",
+            width_px=10000,
+            height_px=8000,
+            mpp=0.2525,
+            mpp_source="slide's vendor",
+        ),
+        bundle=BundleFacts(name="ours", version="1", digest="d2", demonstration=False),
+        config={},
+        config_digest="d3",
+        device="cpu",
+        precision="float32",
+        software={"torch": "2.11"},
+    ),
+)
+
+
+@given(st.text(max_size=60))
+def test_every_name_gives_a_key_that_prefect_takes(name: str) -> None:
+    assert re.fullmatch(r"overlay(-[a-z0-9]+)+", artifact_key("overlay", name) + "-x")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("case 1", "case_1"), ("切片", "組織"), ("a-", "a"), ("a--b", "a-b")]
+)
+def test_different_names_have_different_keys(one: str, other: str) -> None:
+    assert artifact_key("overlay", one) != artifact_key("overlay", other)
+
+
+def test_plain_names_stay_readable() -> None:
+    assert artifact_key("overlay", "TCGA-CR-7395-01A") == "overlay-tcga-cr-7395-01a"
+
+
+@pytest.mark.parametrize("kind", ["noise", "flat"])
+def test_pictures_of_any_content_fit(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    shape = (1600, 1200, 3)
+    rgb = rng.integers(0, 256, shape) if kind == "noise" else np.full(shape, 200)
+    Image.fromarray(rgb.astype(np.uint8)).save(tmp_path / "overlay.png")
+
+    uri = picture_uri(tmp_path / "overlay.png")
+
+    assert len(uri) <= MAX_URI_CHARS
+    with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as shown:
+        assert shown.height / shown.width == pytest.approx(4 / 3, rel=0.01)
+        assert kind == "noise" or shown.height == 1024
+
+
+def test_the_page_tells_every_figure_and_where_the_files_are(tmp_path: Path) -> None:
+    (tmp_path / "overlay.tif").touch()
+
+    page = markdown(SUMMARY, tmp_path)
+
+    for line in (
+        "> Cellularity of all tissue 23.4 % (1,230 tiles, 12.3 mm²)",
+        "| 95 % interval of the mean | 20.0 % to 27.1 % (blocks) |",
+        "| Area at or above 10 % | 60.0 % |",
+        "| Area at or above 30 % | 25.0 % |",
+        "| Area at or above 70 % | 6.2 % |",
+        "| Quality flags | out of focus |",
+        r"| Slide | a\|b.svs, 10,000 × 8,000 px, read with openslide |",
+    ):
+        assert line in page.splitlines()
+    assert "not the average over the tumour bed" in page
+    assert all(f"`{digest}`" in page for digest in ("d1", "d2", "d3"))
+    assert f"[overlay.tif]({(tmp_path / 'overlay.tif').as_uri()})" in page
+    assert "tiles.parquet" not in page, "it is not there"
+
+
+def test_the_page_of_a_refused_slide_gives_the_reason_and_no_figure(tmp_path: Path) -> None:
+    refused = SUMMARY.model_copy(
+        update={"status": "refused", "reason": "There is no tissue.", "cellularity": None}
+    )
+    page = markdown(refused, tmp_path)
+    assert "> Not scored. There is no tissue." in page
+    assert "Mean cellularity" not in page
+
+
+def test_a_demonstration_says_so(tmp_path: Path) -> None:
+    bundle = SUMMARY.provenance.bundle.model_copy(update={"demonstration": True})
+    provenance = SUMMARY.provenance.model_copy(update={"bundle": bundle})
+    page = markdown(SUMMARY.model_copy(update={"provenance": provenance}), tmp_path)
+    assert "> The model is a demonstration" in page
