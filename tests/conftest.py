@@ -107,8 +107,8 @@ def tissue_like() -> Callable[..., NDArray[np.uint8]]:
 
 @pytest.fixture(scope="session")
 def section() -> Patch:
-    """A small section of generated tissue on glass, 1536 × 1536 px at 0.5 µm/px, with its truth."""
-    return generate_region(0, 1536)
+    """A small section of generated tissue on glass, 1024 × 1024 px at 0.5 µm/px, with its truth."""
+    return generate_region(0, 1024)
 
 
 @pytest.fixture(scope="session")

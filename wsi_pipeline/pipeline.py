@@ -171,7 +171,9 @@ def tile(
 def find_tissue(slide: Slide, folder: Path, config: ScoreConfig) -> NDArray[np.bool_]:
     """Find the tissue and draw it: bool [rows, columns] over the slide's bounds."""
     with stage("tissue"):
-        mask = tissue_mask(slide.thumbnail(config.tissue.mpp), config.tissue.mpp, config.tissue)
+        thumbnail = slide.thumbnail(config.tissue.mpp)
+        mask = tissue_mask(thumbnail, config.tissue.mpp, config.tissue)
+        mark_unreadable(mask, slide)
         picture = slide.thumbnail(picture_mpp(slide))
         size = (picture.shape[1], picture.shape[0])
         drawn = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
@@ -182,6 +184,19 @@ def find_tissue(slide: Slide, folder: Path, config: ScoreConfig) -> NDArray[np.b
         with atomic_path(folder / "tissue.png") as partial:
             Image.fromarray(mask.astype(np.uint8) * 255).save(partial)
     return mask
+
+
+def mark_unreadable(mask: NDArray[np.bool_], slide: Slide) -> None:
+    """Count what cannot be decoded as tissue.
+
+    Nobody knows what is there; as tissue it counts against the coverage, as glass it would vanish.
+    """
+    bounds = slide.l0_bounds
+    rows, columns = mask.shape
+    for l0_box in slide.unreadable:
+        left, right = ((x - bounds.x) * columns / bounds.width for x in (l0_box.x, l0_box.right))
+        top, bottom = ((y - bounds.y) * rows / bounds.height for y in (l0_box.y, l0_box.bottom))
+        mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
 
 
 def open_store(

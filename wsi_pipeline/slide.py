@@ -47,6 +47,9 @@ MAX_UPSAMPLING_OF_LEVEL = 1.05
 BLOCK_PX = 2048
 """Side, in pixels of the level read, of the pieces in which large regions are read."""
 
+LEAST_BLOCK_PX = 64
+"""Side, likewise, of the smallest piece in which the readable parts of a damaged one are sought."""
+
 
 @dataclass(frozen=True, slots=True)
 class Level:
@@ -222,6 +225,7 @@ class Slide:
         backend: the reader in use, "openslide" or "tiffslide".
         levels: the pyramid.
         repaired_reads: reads that only succeeded at a second try or with the other reader.
+        unreadable: level-0 boxes that no thumbnail could show, since they cannot be decoded.
 
     """
 
@@ -233,6 +237,7 @@ class Slide:
         self._spare: _Reader | None = None
         self._lock = threading.Lock()
         self.repaired_reads = 0
+        self.unreadable: list[Box] = []
         self.backend = backend
         self.name = Path(location).name
         self.vendor = reader.vendor
@@ -316,31 +321,40 @@ class Slide:
     def thumbnail(self, mpp: Mpp) -> Rgb:
         """Read all of `l0_bounds` at `mpp`, piece by piece, so that memory is the result's alone.
 
+        What cannot be decoded is white, and noted in `unreadable`.
+
         Returns:
             uint8 RGB [rows, columns, 3].
 
         """
         l0_per_px = mpp / self.mpp
         size = self.size_at(mpp)
-        picture = np.empty((size.height, size.width, 3), np.uint8)
-        level = self.levels[best_level(self.levels, l0_per_px)]
-        step = max(1, int(BLOCK_PX * level.downsample / l0_per_px))
+        picture = np.full((size.height, size.width, 3), 255, np.uint8)
         bounds = self.l0_bounds
-        for top in range(0, size.height, step):
-            for left in range(0, size.width, step):
-                block = Box(left, top, step, step).intersection(Box(0, 0, size.width, size.height))
-                corner_x, corner_y = (
-                    bounds.x + round(left * l0_per_px),
-                    bounds.y + round(top * l0_per_px),
+        level = self.levels[best_level(self.levels, l0_per_px)]
+
+        def fill(block: Box) -> None:
+            x, y = bounds.x + round(block.x * l0_per_px), bounds.y + round(block.y * l0_per_px)
+            right = bounds.x + round(block.right * l0_per_px)
+            bottom = bounds.y + round(block.bottom * l0_per_px)
+            # Not beyond the bounds: the last pixel would fade into the white outside.
+            l0_box = Box(x, y, right - x, bottom - y).intersection(bounds)
+            try:
+                picture[block.y : block.bottom, block.x : block.right] = self.read(
+                    l0_box, block.size
                 )
-                # Not beyond the bounds: the last pixel would fade into the white outside.
-                l0_box = Box(
-                    corner_x,
-                    corner_y,
-                    bounds.x + round(block.right * l0_per_px) - corner_x,
-                    bounds.y + round(block.bottom * l0_per_px) - corner_y,
-                ).intersection(bounds)
-                picture[top : block.bottom, left : block.right] = self.read(l0_box, block.size)
+            except SlideError as error:
+                halves = (-(-block.width // 2), -(-block.height // 2))
+                if max(l0_box.width, l0_box.height) <= LEAST_BLOCK_PX * level.downsample:
+                    log.warning("Left white in the thumbnail. %s", error)
+                    self.unreadable.append(l0_box)
+                else:
+                    for part in _pieces(block, *halves):
+                        fill(part)
+
+        step = max(1, int(BLOCK_PX * level.downsample / l0_per_px))
+        for block in _pieces(Box(0, 0, size.width, size.height), step, step):
+            fill(block)
         return picture
 
     def size_at(self, mpp: Mpp) -> Size:
@@ -516,6 +530,13 @@ def _open_reader(location: str, backend: Backend) -> tuple[str, _Reader]:
         except Exception as error:  # noqa: BLE001
             reasons.append(f"{candidate}: {error}")
     raise SlideError(_why_unreadable(location, "; ".join(reasons)))
+
+
+def _pieces(box: Box, width: int, height: int) -> Iterator[Box]:
+    """Cut a box into pieces of at most the given size, row by row."""
+    for top in range(box.y, box.bottom, height):
+        for left in range(box.x, box.right, width):
+            yield Box(left, top, width, height).intersection(box)
 
 
 def _check_file(location: str) -> None:

@@ -323,9 +323,15 @@ class TileStore:
         """Read the pixels of a whole shard, uint8 [n, tile, tile, 3].
 
         Raises:
-            StoreError: if they are damaged on disk.
+            StoreError: if they are damaged on disk, or gone.
 
         """
+        number = shard.start // self._array("state").chunks[0]
+        if not (self.path / "rgb" / "c" / str(number) / "0" / "0" / "0").is_file():
+            # To zarr a missing chunk is one of fill values: black tiles, and scores for them.
+            raise StoreError(
+                f"{self.path}: the pixels of tiles {shard.start} to {shard.stop - 1} are gone."
+            )
         try:
             return np.asarray(self._array("rgb")[shard], np.uint8)
         # A shard's checksums and index fail as ValueError, the codec as RuntimeError.

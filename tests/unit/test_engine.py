@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def tiles(section):
     rgb = section.rgb
-    corners = [(y, x) for y in range(400, 1100, 200) for x in range(400, 1100, 300)]
+    corners = [(y, x) for y in range(260, 760, 200) for x in range(260, 760, 200)]
     return np.stack([rgb[y : y + 64, x : x + 64] for y, x in corners[:9]])
 
 

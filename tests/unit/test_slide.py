@@ -204,6 +204,19 @@ def test_a_damaged_tile_costs_only_itself(damaged, backend):
         np.testing.assert_array_equal(before, after)
 
 
+def test_a_thumbnail_shows_all_but_the_damage(damaged):
+    with Slide.open(damaged) as slide:
+        thumbnail = slide.thumbnail(Mpp(2.0))
+        assert slide.unreadable
+        for box in slide.unreadable:
+            assert box.intersection(Box(256, 0, 256, 256)).width
+        white = (thumbnail == 255).all(axis=2)
+        assert white[:64, 64:128].all()
+        # Pieces of at most 64 px of level 0, 16 px here, straddle the damage's border.
+        white[: 64 + 16, 64 - 16 : 128 + 16] = False
+        assert not white.any()
+
+
 def test_the_other_reader_is_asked_where_one_fails(make_slide, tissue_like):
     rgb = tissue_like(400, 400)
 

@@ -146,6 +146,15 @@ def test_flipped_bytes_on_disk_are_noticed(store):
     assert (TileStore(store.path).state(shard) == TileState.PENDING).all()
 
 
+def test_a_missing_shard_is_no_black_picture(store):
+    shard = store.shards[1]
+    store.commit_pixels(shard, pixels_of(shard))
+    (file,) = [path for path in (store.path / "rgb" / "c").rglob("*") if path.is_file()]
+    file.unlink()
+    with pytest.raises(StoreError, match="8 to 15 are gone"):
+        store.read_pixels(shard)
+
+
 def test_resumed_only_by_its_own_digest(tmp_path):
     path = tmp_path / "tiles.zarr"
     first = TileStore.create_or_resume(path, grid_of(9), tile_px=TILE, tiling={"mpp": 0.5})
