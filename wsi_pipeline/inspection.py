@@ -11,7 +11,7 @@ from wsi_pipeline.engine import TorchEngine
 from wsi_pipeline.grid import TileGrid, mask_area_mm2, tile_grid
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.tiling import read_tile
-from wsi_pipeline.tissue import tissue_mask
+from wsi_pipeline.tissue import thumbnail_mpp, tissue_mask
 
 SAMPLED_TILES = 8
 
@@ -49,7 +49,8 @@ def expect(slide: Slide, config: ScoreConfig, engine: TorchEngine | None) -> Exp
         MppError: if the slide is too coarse.
 
     """
-    mask = tissue_mask(slide.thumbnail(config.tissue.mpp), config.tissue.mpp, config.tissue)
+    mpp = thumbnail_mpp(slide.l0_bounds, slide.mpp, config.tissue)
+    mask = tissue_mask(slide.thumbnail(mpp), mpp, config.tissue)
     grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
     tiles, seconds = _timed_reads(slide, grid, config.grid.tile_px)
     score_s = None

@@ -59,7 +59,7 @@ from wsi_pipeline.summary import (
 )
 from wsi_pipeline.tiles import TileTable, write_parquet
 from wsi_pipeline.tiling import tile_slide
-from wsi_pipeline.tissue import BLURRED_ABOVE, outline_picture, tissue_mask
+from wsi_pipeline.tissue import BLURRED_ABOVE, outline_picture, thumbnail_mpp, tissue_mask
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +171,8 @@ def tile(
 def find_tissue(slide: Slide, folder: Path, config: ScoreConfig) -> NDArray[np.bool_]:
     """Find the tissue and draw it: bool [rows, columns] over the slide's bounds."""
     with stage("tissue"):
-        thumbnail = slide.thumbnail(config.tissue.mpp)
-        mask = tissue_mask(thumbnail, config.tissue.mpp, config.tissue)
+        mpp = thumbnail_mpp(slide.l0_bounds, slide.mpp, config.tissue)
+        mask = tissue_mask(slide.thumbnail(mpp), mpp, config.tissue)
         mark_unreadable(mask, slide)
         picture = slide.thumbnail(picture_mpp(slide))
         size = (picture.shape[1], picture.shape[0])

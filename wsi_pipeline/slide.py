@@ -14,11 +14,11 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import IO, Any, Literal, Protocol, Self
 
 import cv2
 import fsspec
@@ -113,7 +113,17 @@ class _OpenSlideReader:
 
 class _TiffSlideReader:
     def __init__(self, location: str) -> None:
-        self._slide = tiffslide.TiffSlide(location)
+        self._file = ExitStack()
+        try:
+            # Opened here, since tiffslide hands names to fsspec.
+            file: Any = self._file.enter_context(_open_binary(location))
+            self._slide = tiffslide.TiffSlide(file)
+            self._read_header(location)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_header(self, location: str) -> None:
         properties = self._slide.properties
         self.vendor = str(properties["tiffslide.vendor"] or "generic-tiff")
         self.levels = _levels(self._slide.level_dimensions)
@@ -122,7 +132,6 @@ class _TiffSlideReader:
         self.objective_power = _positive(properties["tiffslide.objective-power"])
         probe = self._slide.read_region((0, 0), 0, (1, 1), as_array=True)
         if probe.dtype != np.uint8 or probe.shape[-1] not in (3, 4):
-            self._slide.close()
             raise SlideError(
                 f"{location}: its pixels are {probe.dtype} with {probe.shape[-1]} channel(s), but "
                 f"a brightfield slide has 8-bit RGB. Export it as RGB."
@@ -145,6 +154,7 @@ class _TiffSlideReader:
 
     def close(self) -> None:
         self._slide.close()
+        self._file.close()
 
     def _find_tile_pages(self) -> list[tifffile.TiffPage] | None:
         """Return each level's page if all are plain tiled RGB, or None."""
@@ -372,7 +382,7 @@ class Slide:
         """
         digest = hashlib.blake2b(digest_size=16)
         for part in _files_of(self._location, self.vendor):
-            with fsspec.open(part, "rb") as file:
+            with _open_binary(part) as file:
                 while block := file.read(1 << 22):
                     digest.update(block)
         return digest.hexdigest()
@@ -603,8 +613,7 @@ def _why_unreadable(location: str, reasons: str) -> str:
 @contextmanager
 def _tiff(location: str) -> Iterator[tifffile.TiffFile | None]:
     """Open a TIFF's directory; None if it is not a TIFF or its directory is damaged."""
-    opened = fsspec.open(location, "rb")
-    with opened as file:
+    with _open_binary(location) as file:
         try:
             tiff = tifffile.TiffFile(file)
             _ = tiff.pages.first
@@ -647,7 +656,14 @@ def _files_of(location: str, vendor: str) -> list[str]:
     return [location]
 
 
+def _open_binary(location: str) -> AbstractContextManager[IO[bytes]]:
+    # Paths do not go through fsspec, to which "::" in a name is a chain of file systems.
+    return fsspec.open(location, "rb") if is_url(location) else Path(location).open("rb")
+
+
 def _size(location: str) -> int:
+    if not is_url(location):
+        return Path(location).stat().st_size
     filesystem, path = fsspec.core.url_to_fs(location)
     return int(filesystem.size(path))
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.geometry import Box, Mpp
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -36,6 +36,9 @@ INKED_ABOVE = 0.05
 
 MIN_CONTRAST = 0.002
 """Density: a tile of less contrast than this shows nothing but glass."""
+
+MAX_THUMBNAIL_PX = 4_000_000
+"""Largest thumbnail that is searched for tissue; it takes about a third of a GiB."""
 
 _DENSITY_OF = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
 """Optical density of each 8-bit intensity."""
@@ -65,6 +68,18 @@ class TissueConfig(BaseModel):
         default=80.0, description="a piece is kept if a disc this wide (5000 µm²) fits into it"
     )
     max_hole_um2: Positive = Field(default=1e6, description="larger holes of glass stay open")
+
+
+def thumbnail_mpp(l0_bounds: Box, slide_mpp: Mpp, config: TissueConfig) -> Mpp:
+    """Return the µm/px at which to look for tissue: the configured one, coarser on huge slides.
+
+    Doubled until the thumbnail has at most `MAX_THUMBNAIL_PX` pixels, so that memory has a bound;
+    masks hold their quality up to 16 µm/px, at which that is some 9 cm².
+    """
+    mpp = config.mpp
+    while l0_bounds.width * l0_bounds.height * (slide_mpp / mpp) ** 2 > MAX_THUMBNAIL_PX:
+        mpp = Mpp(2 * mpp)
+    return mpp
 
 
 def tissue_mask(

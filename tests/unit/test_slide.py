@@ -169,6 +169,19 @@ def test_urls_are_read_through_fsspec(make_slide, tissue_like):
         Slide.open("memory://slides/other.tif")
 
 
+@pytest.mark.parametrize("name", ["Schnitt Ä 1.tif", "a::b[1]*.tif", "x" * 240 + ".tif"])
+def test_odd_names(make_slide, tissue_like, name):
+    rgb = tissue_like(300, 300)
+    for backend in BACKENDS:
+        with Slide.open(make_slide(rgb, name=name), backend=backend) as slide:
+            assert slide.name == name
+            np.testing.assert_array_equal(
+                slide.read(Box(0, 0, 50, 50), Size(50, 50)), rgb[:50, :50]
+            )
+            assert len(slide.digest()) == 32
+            assert slide.size_bytes > 0
+
+
 def test_the_digest_is_of_the_content(make_slide, tissue_like, tmp_path):
     path = make_slide(tissue_like(300, 400))
     copy = tmp_path / "renamed.tif"

@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.geometry import Box, Mpp
 from wsi_pipeline.tissue import (
     BLURRED_ABOVE,
     INKED_ABOVE,
@@ -15,6 +15,7 @@ from wsi_pipeline.tissue import (
     blur_score,
     outline_picture,
     pen_fraction,
+    thumbnail_mpp,
     tissue_mask,
 )
 
@@ -256,3 +257,13 @@ def test_pen_covers_the_share_of_the_tile_that_it_was_drawn_on(ink):
     inked[:, 32:160] *= (np.asarray(ink) + 1) / 256
     assert pen_fraction(np.round(inked).astype(np.uint8)) == pytest.approx(0.25, abs=0.01)
     assert INKED_ABOVE < 0.25
+
+
+@pytest.mark.parametrize(
+    ("side_px", "expected"), [(4_000, 8), (60_000, 8), (100_000, 16), (400_000, 64)]
+)
+def test_huge_slides_are_searched_at_a_coarser_resolution(side_px, expected):
+    bounds = Box(0, 0, side_px, side_px)
+    mpp = thumbnail_mpp(bounds, Mpp(0.25), TissueConfig())
+    assert mpp == expected
+    assert (side_px * 0.25 / mpp) ** 2 <= 4_000_000
