@@ -15,16 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import httpx
 import numpy as np
 import psutil
 import pytest
-import torch
+import yaml
 from PIL import Image
 
-from wsi_pipeline.bundle import ModelBundle, ModelCard
-from wsi_pipeline.network import Architecture, build_network
+from training.synthetic import Patch
+from wsi_pipeline.config import ScoreConfig
 
 pytest.importorskip("prefect")
 
@@ -86,53 +85,27 @@ def api(prefect_env: dict[str, str]) -> Iterator[httpx.Client]:
             yield client
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows nothing."""
-    torch.manual_seed(0)
-    architecture = Architecture(regression_backbone="resnet18")
-    card = ModelCard(
-        name="random",
-        version="1",
-        architecture=architecture,
-        trained_on="Nothing.",
-        licence="CC0-1.0",
-        intended_use="Tests.",
-        limitations="It scores at random.",
-    )
-    folder = tmp_path_factory.mktemp("bundles") / "random"
-    ModelBundle.of(build_network(architecture), card).save(folder)
-    return folder
-
-
 @pytest.fixture
-def section() -> np.ndarray:
-    """A stained, textured section amid glass, uint8 [2048, 2048, 3]: 1 mm at 0.5 µm/px."""
-    rng = np.random.default_rng(0)
-    side = 2048
-    texture = sum(
-        cv2.resize(rng.normal(size=(side // scale, side // scale)), (side, side)) * weight
-        for scale, weight in ((4, 18), (16, 14), (64, 8))
-    )
-    tissue = np.array([185, 110, 170]) + texture[..., None] * np.array([0.8, 1.2, 0.7])
-    glass = 242 + rng.normal(scale=1.0, size=(side, side, 1))
-    inside = np.zeros((side, side, 1), np.uint8)
-    cv2.circle(inside, (side // 2, side // 2), 800, 1, thickness=-1)
-    return np.where(inside, tissue, glass).clip(0, 255).astype(np.uint8)
+def config(tiny_config: ScoreConfig, tmp_path: Path) -> Path:
+    """The file of a configuration that fits the tiny model."""
+    path = tmp_path / "score.yaml"
+    path.write_text(yaml.safe_dump(tiny_config.model_dump(mode="json")))
+    return path
 
 
 def test_a_slide_is_scored_and_shown(
     api: httpx.Client,
     prefect_env: dict[str, str],
-    bundle: Path,
-    section: np.ndarray,
+    tiny_bundle: Path,
+    config: Path,
+    section: Patch,
     make_slide: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    slide = make_slide(section, downsamples=(4,), name="Case_07 HE.tif")
+    slide = make_slide(section.rgb, downsamples=(4,), name="Case_07 HE.tif")
     out = tmp_path / "results"
 
-    run_id = _ask_for_run(prefect_env, slide=slide, out=out, bundle=bundle)
+    run_id = _ask_for_run(prefect_env, slide=slide, out=out, bundle=tiny_bundle, config=config)
     state = _end(api, prefect_env, run_id)
 
     log = _log(api, run_id)
@@ -140,7 +113,7 @@ def test_a_slide_is_scored_and_shown(
     folder = out / "Case_07 HE"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "scored"
-    assert summary["tiles"]["scored"] >= 4
+    assert summary["tiles"]["scored"] >= 50
     mean = f"{100 * summary['cellularity']['mean']:.1f} %"
     assert mean in state["message"]
     with Image.open(folder / "overlay.png") as overlay:
@@ -172,18 +145,24 @@ def test_a_slide_is_scored_and_shown(
         line = f"| Area at or above {float(threshold):.0%} | {100 * fraction:.1f} % |"
         assert line.replace("%", " %", 1) in page
 
-    assert "Scoring Case_07 HE with random" in log
+    assert "Scoring Case_07 HE with tiny" in log
     assert re.search(r"\d+ of \d+ tiles hold tissue", log)
     assert "tiles/s" in log
 
 
 def test_what_is_no_slide_fails_with_file_cause_and_remedy(
-    api: httpx.Client, prefect_env: dict[str, str], bundle: Path, tmp_path: Path
+    api: httpx.Client,
+    prefect_env: dict[str, str],
+    tiny_bundle: Path,
+    config: Path,
+    tmp_path: Path,
 ) -> None:
     slide = tmp_path / "minutes.svs"
     slide.write_text("Minutes of the meeting\n" * 1000)
 
-    run_id = _ask_for_run(prefect_env, slide=slide, out=tmp_path / "results", bundle=bundle)
+    run_id = _ask_for_run(
+        prefect_env, slide=slide, out=tmp_path / "results", bundle=tiny_bundle, config=config
+    )
     state = _end(api, prefect_env, run_id)
 
     assert (state["type"], state["name"]) == ("FAILED", "Failed")
@@ -198,7 +177,8 @@ def test_what_is_no_slide_fails_with_file_cause_and_remedy(
 def test_a_slide_without_tissue_is_refused(
     api: httpx.Client,
     prefect_env: dict[str, str],
-    bundle: Path,
+    tiny_bundle: Path,
+    config: Path,
     make_slide: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
@@ -213,7 +193,9 @@ def test_a_slide_without_tissue_is_refused(
         PREFECT_HOME: Path(prefect_env["PREFECT_HOME"]),
     }
     with temporary_settings(ours):
-        state = score_slide(str(slide), tmp_path / "results", str(bundle), return_state=True)
+        state = score_slide(
+            str(slide), tmp_path / "results", str(tiny_bundle), config=config, return_state=True
+        )
 
     run_id = str(state.state_details.flow_run_id)
     known = _end(api, prefect_env, run_id)
@@ -299,7 +281,7 @@ def _process(
         finally:
             if process.poll() is None:
                 descendants = psutil.Process(process.pid).children(recursive=True)
-                os.killpg(process.pid, signal.SIGINT)
+                os.killpg(process.pid, signal.SIGTERM)
                 try:
                     process.wait(10)
                 except subprocess.TimeoutExpired:
