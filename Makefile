@@ -13,7 +13,7 @@ demo: .venv/installed $(SAMPLE)
 	@echo "The figures:           demo/results/cmu-1-small-region/summary.json"
 
 test: .venv/installed lint
-	$(PY) -m pytest -m "not long and not gpu"
+	$(PY) -m pytest -m "not long and not gpu" --numprocesses 2 --dist loadfile
 
 lint: .venv/installed
 	.venv/bin/ruff check .

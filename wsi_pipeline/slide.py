@@ -606,7 +606,7 @@ def _why_unreadable(location: str, reasons: str) -> str:
         )
     return (
         f"{location}: this is not a slide that OpenSlide or tiffslide can read, or it is damaged. "
-        f"({reasons})"
+        f"Check that it is one, or copy it again. ({reasons})"
     )
 
 
