@@ -1,0 +1,67 @@
+"""A slide whose scanned part starts somewhere inside its level 0, as MIRAX slides do.
+
+QuPath counts from level 0's (0, 0): peers that count from the bounds are off by them.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from wsi_pipeline import slide as slide_module
+from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.geometry import Box
+from wsi_pipeline.heatmap import read_cellularity
+from wsi_pipeline.pipeline import score_slide
+from wsi_pipeline.tiles import read_parquet
+
+OFFSET = (700, 301)
+
+
+@pytest.fixture
+def both(make_slide, section, tmp_path, tiny_bundle, tiny_config, monkeypatch):
+    """The outputs of a section by itself, and of the same within a larger level 0."""
+    height, width = section.rgb.shape[:2]
+    engine = TorchEngine(ModelBundle.load(tiny_bundle), tiny_config.engine)
+    plain = make_slide(section.rgb, name="plain.tif")
+    score_slide(plain, tmp_path / "out", engine, tiny_config)
+
+    around = np.zeros((height + 600, width + 1500, 3), np.uint8)
+    x, y = OFFSET
+    around[y : y + height, x : x + width] = section.rgb
+    bounded = make_slide(around, name="bounded.tif")
+
+    class Bounded(slide_module._TiffSlideReader):
+        def __init__(self, location):
+            super().__init__(location)
+            self.l0_bounds = Box(x, y, width, height)
+
+    monkeypatch.setitem(slide_module._READERS, "tiffslide", Bounded)
+    score_slide(bounded, tmp_path / "out", engine, tiny_config)
+    return [tmp_path / "out" / name for name in ("plain", "bounded")]
+
+
+def test_scores_are_the_same_and_places_are_those_of_level_0(both):
+    (a, _), (b, _) = (read_parquet(folder / "tiles.parquet") for folder in both)
+    np.testing.assert_array_equal(b.l0_xy, a.l0_xy + np.array(OFFSET))
+    np.testing.assert_array_equal(b.m_xy, a.m_xy)
+    np.testing.assert_array_equal(b.cellularity, a.cellularity)
+
+    maps = [read_cellularity(folder / "cellularity.ome.tiff") for folder in both]
+    np.testing.assert_array_equal(maps[0].cellularity, maps[1].cellularity)
+    assert maps[0].l0_origin == (0, 0)
+    assert maps[1].l0_origin == OFFSET
+
+    masks = [(folder / "tissue.png").read_bytes() for folder in both]
+    assert masks[0] == masks[1]
+    pixels = [tifffile.imread(folder / "overlay.tif", level=0) for folder in both]
+    np.testing.assert_array_equal(*pixels)
+
+    features = [json.loads((folder / "tiles.geojson").read_text())["features"] for folder in both]
+    assert len(features[0]) == len(features[1]) > 100
+    for one, other in zip(*features, strict=True):
+        corners = np.array(one["geometry"]["coordinates"][0][0], float).reshape(-1, 2)
+        shifted = np.array(other["geometry"]["coordinates"][0][0], float).reshape(-1, 2)
+        np.testing.assert_array_equal(shifted, corners + np.array(OFFSET))
