@@ -232,8 +232,14 @@ class TileStore:
     def create_or_resume(
         cls, path: Path, grid: TileGrid, *, tile_px: int, tiling: Mapping[str, Any]
     ) -> Self:
-        """Open the store if it is of this slide and configuration; else set it aside, make anew."""
+        """Open the store if it is of this slide and configuration; else set it aside, make anew.
+
+        The caller is the store's only user.
+        """
         if path.exists():
+            # What zarr was writing when a process was killed: it renames files from these names.
+            for leftover in path.rglob("*.partial"):
+                leftover.unlink()
             store = cls(path)
             if store.tiling_digest == digest_of(tiling):
                 return store

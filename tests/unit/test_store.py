@@ -76,6 +76,15 @@ def test_the_layout_is_what_the_design_says(store):
     assert json.loads((store.path / "zarr.json").read_text())["attributes"]["tiling"] == {"a": 1}
 
 
+def test_what_zarr_was_writing_when_it_was_killed_is_cleared_away(store):
+    half_written = store.path / "rgb" / "c" / "0" / "0" / "0" / "0.123abc.partial"
+    half_written.parent.mkdir(parents=True)
+    half_written.write_bytes(b"half")
+    resumed = TileStore.create_or_resume(store.path, grid_of(37), tile_px=TILE, tiling={"a": 1})
+    assert resumed.path == store.path
+    assert not half_written.exists()
+
+
 def test_the_grid_comes_back(store):
     grid, original = store.grid, grid_of(37)
     for name in ("l0_xy", "m_xy", "tissue", "inside"):
