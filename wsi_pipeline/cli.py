@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -79,10 +80,17 @@ def _setup(
         bool, typer.Option("--verbose", "-v", help="Show the log on the screen.")
     ] = False,
 ) -> None:
+    # The handler's level, not the loggers': a run's log file has them pass on more.
+    handler = RichHandler(
+        logging.INFO if verbose else logging.WARNING,
+        console=screen,
+        show_path=False,
+        markup=False,
+    )
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=screen, show_path=False, markup=False)],
+        handlers=[handler],
     )
     # It logs every oddity of a damaged file that an error of ours then names.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -114,13 +122,13 @@ def score(
     )
     paths = _expand(slides)
     engine = TorchEngine(_load_bundle(bundle), settings.engine)
-    outcomes: dict[str, SlideSummary | WsiError] = {}
+    outcomes: dict[str, SlideSummary | Exception] = {}
     for path in paths:
         name = slide_folder(path, out).name
         try:
             with _progress(name) as advance:
                 outcomes[name] = score_slide(path, out, engine, settings, advance)
-        except WsiError as error:
+        except (WsiError, OSError) as error:
             outcomes[name] = error
             _show_error(error)
     _show_outcomes(outcomes, out)
@@ -148,7 +156,8 @@ def inspect(
         about = Table.grid(padding=(0, 2))
         size = opened.l0_size
         millimetres = size.width * opened.mpp / 1e3, size.height * opened.mpp / 1e3
-        about.add_row("Slide", f"{opened.name} ({opened.vendor}, read with {opened.backend})")
+        slide_is = f"{opened.name} ({opened.vendor}, read with {opened.backend})"
+        about.add_row("Slide", escape(slide_is))
         about.add_row(
             "Size",
             f"{size.width} × {size.height} px, {millimetres[0]:.1f} × {millimetres[1]:.1f} mm",
@@ -228,7 +237,7 @@ def main() -> None:
     """Run the command; bad input ends in one line and exit code 1, not in a traceback."""
     try:
         app()
-    except WsiError as error:
+    except (WsiError, OSError) as error:
         _show_error(error)
         sys.exit(1)
 
@@ -238,7 +247,7 @@ def _load_bundle(location: str | None, *, warn: bool = True) -> ModelBundle:
     if bundle.card.demonstration and warn:
         screen.print(
             f"[yellow]Using {bundle.card.name} {bundle.card.version}, a demonstration:[/] "
-            f"{bundle.card.trained_on} {bundle.card.limitations} "
+            f"{escape(bundle.card.trained_on)} {escape(bundle.card.limitations)} "
             "Pass --bundle for a model of your own.",
             highlight=False,
         )
@@ -292,7 +301,7 @@ def _progress(name: str) -> Iterator[Advance]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=screen) as bars:
-        task = bars.add_task(name, total=None)
+        task = bars.add_task(escape(name), total=None)
 
         def advance(done: int, total: int) -> None:
             bars.update(task, completed=done, total=total)
@@ -300,24 +309,27 @@ def _progress(name: str) -> Iterator[Advance]:
         yield advance
 
 
-def _show_error(error: WsiError) -> None:
-    screen.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+def _show_error(error: WsiError | OSError) -> None:
+    line = str(error)
+    if isinstance(error, OSError) and error.filename:
+        line = f"{error.filename}: {error.strerror}."
+    screen.print(f"[bold red]error:[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
-def _show_outcomes(outcomes: dict[str, SlideSummary | WsiError], out: Path) -> None:
+def _show_outcomes(outcomes: dict[str, SlideSummary | Exception], out: Path) -> None:
     table = Table("slide", "outcome", "tiles", "cellularity of the tissue", "heatmap")
     for name, outcome in outcomes.items():
-        if isinstance(outcome, WsiError):
-            table.add_row(name, "failed", "", "", "")
+        if isinstance(outcome, Exception):
+            table.add_row(escape(name), "failed", "", "", "")
         elif outcome.status == "refused":
-            table.add_row(name, f"refused: {outcome.reason}", "", "", "")
+            table.add_row(escape(name), f"refused: {escape(outcome.reason or '')}", "", "", "")
         else:
             table.add_row(
-                name,
+                escape(name),
                 "scored",
                 str(outcome.tiles.scored),
                 f"{outcome.cellularity.mean:.1%}" if outcome.cellularity else "",
-                str(out / name / "cellularity.ome.tiff"),
+                escape(str(out / name / "cellularity.ome.tiff")),
             )
     Console().print(table)
 
