@@ -1,0 +1,159 @@
+"""`wsi score`, killed at random moments and given again, ends as if nothing had happened.
+
+The process is the command's own, killed by SIGKILL: nothing is caught, flushed or tidied. It is
+forked from a server that has imported everything, so that the whole of its life is work.
+"""
+
+import logging
+import multiprocessing
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+import zarr
+
+from wsi_pipeline import cli
+from wsi_pipeline.store import TileState, TileStore
+
+log = logging.getLogger(__name__)
+
+KILLS = 12
+KILLS_IN_ONE_FOLDER = 5
+NOT_COMPARED = {"run.log", ".lock"}
+MIDDLE = {"half tiled", "half scored"}
+KILL = "seed %d: killed after %.2f of %.2f s: %s, %d tiles scored"
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Processes that start in milliseconds, with one thread each."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["wsi_pipeline.cli"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        first = context.Process(target=int)
+        first.start()
+        first.join()
+    return context
+
+
+@pytest.fixture
+def command(make_slide, section, tiny_bundle, tmp_path):
+    """The arguments of `wsi score` without --out: a slide of 177 tiles that takes its time."""
+    fine = cv2.resize(section.rgb, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    slide = make_slide(fine, mpp=0.25, downsamples=(4, 16), compression="jpeg")
+    config = tmp_path / "score.yaml"
+    engine = {"device": "cpu", "precision": "float32", "batch_size": 4}
+    grid = {"tile_px": 64, "stride_px": 64}
+    config.write_text(yaml.safe_dump({"grid": grid, "engine": engine, "workers": 2}))
+    return ["score", str(slide), "--bundle", str(tiny_bundle), "--config", str(config)]
+
+
+@pytest.fixture
+def run(server, command, monkeypatch, caplog):
+    """Run the command into a folder, and kill it after some seconds; return how long it ran."""
+    caplog.set_level(logging.INFO)  # shown if the test fails
+
+    def run(out: Path, *options: str, kill_after: float | None = None) -> float:
+        monkeypatch.setattr(sys, "argv", ["wsi", *command, "--out", str(out), *options])
+        process = server.Process(target=cli.main)
+        start = time.perf_counter()
+        process.start()
+        process.join(kill_after)
+        if kill_after is not None:
+            process.kill()
+            process.join()
+        assert process.exitcode in ({0} if kill_after is None else {0, -signal.SIGKILL})
+        return time.perf_counter() - start
+
+    return run
+
+
+def stage_of(folder: Path) -> tuple[str, int]:
+    """Say what a killed run was at, and how many tiles it had scored."""
+    if (folder / "summary.json").exists():
+        return "finished", 0
+    if not (folder / "tiles.zarr").exists():
+        return "before the store", 0
+    store = TileStore(folder / "tiles.zarr")
+    state = np.concatenate([store.state(shard) for shard in store.shards])
+    if (state == TileState.PENDING).all():
+        return "empty store", 0
+    if (state == TileState.PENDING).any():
+        return "half tiled", store.n_scored
+    return ("outputs" if store.is_scored else "half scored"), store.n_scored
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in NOT_COMPARED
+    }
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    """Compare all files byte by byte; first the stores' arrays, which say more if they differ."""
+    group, expected = (zarr.open_group(at / "tiles.zarr", mode="r") for at in (folder, whole))
+    assert dict(group.attrs) == dict(expected.attrs)
+    assert set(group.array_keys()) == set(expected.array_keys())
+    for name, array in expected.arrays():
+        np.testing.assert_array_equal(group[name][:], array[:], err_msg=name)
+    files, expected_files = files_of(folder), files_of(whole)
+    assert files.keys() == expected_files.keys()
+    assert [name for name in files if files[name] != expected_files[name]] == []
+
+
+def test_a_killed_run_goes_on_to_the_same_end(run, tmp_path):
+    """Kills spread over the whole of a run, each in a folder of its own."""
+    seconds = run(tmp_path / "whole", "--keep-tiles")
+    whole = tmp_path / "whole" / "slide"
+    tiles = TileStore(whole / "tiles.zarr").n_scored
+    seed = random.SystemRandom().randrange(1 << 32)
+    rng = random.Random(seed)
+    hit: Counter[str] = Counter()
+    for number in range(KILLS):
+        delay = (number + rng.random()) / KILLS * seconds
+        out = tmp_path / f"killed {number}"
+        folder = out / "slide"
+        run(out, "--keep-tiles", kill_after=delay)
+        stage, scored = stage_of(folder)
+        hit[stage] += 1
+        log.info(KILL, seed, delay, seconds, stage, scored)
+        run(out, "--keep-tiles")
+        assert_same(folder, whole)
+        if scored:
+            text = (folder / "run.log").read_text()
+            assert text.count(f" {scored} tiles had been scored by an earlier run") == 1
+            assert text.count(f" {tiles - scored} tiles scored,") == 1
+    log.info("%s", dict(hit))
+    assert len(hit) >= 3
+    assert sum(hit[stage] for stage in MIDDLE) >= 2
+
+
+def test_a_run_killed_again_and_again(run, tmp_path):
+    """Kills in the same folder, until the run is left alone."""
+    seconds = run(tmp_path / "whole")
+    seed = random.SystemRandom().randrange(1 << 32)
+    rng = random.Random(seed)
+    folder = tmp_path / "killed" / "slide"
+    hit: Counter[str] = Counter()
+    most_scored = 0
+    for _ in range(KILLS_IN_ONE_FOLDER):
+        delay = rng.uniform(0.25, 0.55) * seconds
+        run(tmp_path / "killed", kill_after=delay)
+        stage, scored = stage_of(folder)
+        hit[stage] += 1
+        log.info(KILL, seed, delay, seconds, stage, scored)
+        assert scored >= most_scored or stage == "finished"
+        most_scored = max(scored, most_scored)
+    run(tmp_path / "killed")
+    assert sum(hit[stage] for stage in MIDDLE) >= 1
+    assert_same(folder, tmp_path / "whole" / "slide")
