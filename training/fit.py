@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -29,7 +29,6 @@ CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
 CHECKPOINT_NAME = "checkpoint.pt"
 
-Config = TypeVar("Config", bound=BaseModel)
 Metrics = dict[str, float]
 
 
@@ -65,29 +64,6 @@ class Stage(Protocol):
 
     def validate(self, batches: DataLoader[Any], device: torch.device) -> Metrics:
         """Judge the network, in evaluation mode, over a whole set."""
-
-
-def load_config(path: Path, kind: type[Config]) -> Config:
-    """Read a YAML file into a configuration.
-
-    Raises:
-        ConfigError: If the file is missing, is no YAML, or holds what the configuration does not
-            know.
-
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}. Correct the file.") from error
-    try:
-        return kind.model_validate(content or {})
-    except ValidationError as error:
-        causes = "; ".join(
-            f"{'.'.join(map(str, cause['loc']))}: {cause['msg']}" for cause in error.errors()
-        )
-        raise ConfigError(f"{path} cannot be used: {causes}.") from error
 
 
 def open_run(run: Path, config: BaseModel) -> None:

@@ -24,7 +24,6 @@ from training.fit import (
     choose_device,
     evaluate,
     fit,
-    load_config,
     open_run,
     to_device,
     trained_weights,
@@ -41,6 +40,7 @@ from wsi_pipeline.network import (
     build_network,
     upsample,
 )
+from wsi_pipeline.validation import load_yaml
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        config = load_config(chosen.config, RegConfig)
+        config = load_yaml(chosen.config, RegConfig)
         run = chosen.run or Path("runs") / chosen.config.stem
         bundle = train_regression(config, run, chosen.init)
     except WsiError as error:

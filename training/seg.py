@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig
 from training.data import Batch, GeneratedData, training_loader, validation_loader
-from training.fit import FitConfig, Metrics, fit, load_config, open_run, to_device
+from training.fit import FitConfig, Metrics, fit, open_run, to_device
 from training.losses import weighted_focal_loss
 from training.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from training.pretrained import imagenet_weights
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.network import CLASSES, Architecture, SegmentationNetwork
+from wsi_pipeline.validation import load_yaml
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        config = load_config(chosen.config, SegConfig)
+        config = load_yaml(chosen.config, SegConfig)
         train_segmentation(config, chosen.run or Path("runs") / chosen.config.stem)
     except WsiError as error:
         raise SystemExit(str(error)) from error

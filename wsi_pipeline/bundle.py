@@ -30,6 +30,7 @@ from wsi_pipeline.network import (
     RegressionNetwork,
     build_network,
 )
+from wsi_pipeline.validation import problems
 
 log = logging.getLogger(__name__)
 
@@ -184,11 +185,7 @@ class ModelBundle:
         try:
             return ModelCard.model_validate(content)
         except ValidationError as error:
-            causes = "; ".join(
-                f"{'.'.join(map(str, cause['loc'])) or 'card'}: {cause['msg']}"
-                for cause in error.errors()
-            )
-            raise BundleError(f"{path} is no valid model card: {causes}.") from error
+            raise BundleError(f"{path} is no valid model card: {problems(error)}.") from error
 
     @cached_property
     def digest(self) -> str:

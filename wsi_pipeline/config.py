@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wsi_pipeline.engine import EngineConfig
@@ -14,6 +13,7 @@ from wsi_pipeline.grid import GridConfig
 from wsi_pipeline.overlay import OverlayConfig
 from wsi_pipeline.slide import Backend
 from wsi_pipeline.tissue import TissueConfig
+from wsi_pipeline.validation import load_yaml, problems
 
 
 class SlideConfig(BaseModel):
@@ -76,29 +76,11 @@ class ScoreConfig(BaseModel):
             "workers": workers,
             "keep_tiles": keep_tiles,
         }
-        settings = cls.from_yaml(path) if path else cls()
+        settings = load_yaml(path, cls) if path else cls()
         try:
             return cls.model_validate(_laid_over(settings.model_dump(), options))
         except ValidationError as error:
-            raise ConfigError(f"An option cannot be used: {_problems(error)}.") from error
-
-    @classmethod
-    def from_yaml(cls, path: Path) -> Self:
-        """Read a configuration; what the file leaves out has its default.
-
-        Raises:
-            ConfigError: if the file is missing or holds anything that is not understood.
-
-        """
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            return cls.model_validate(content or {})
-        except FileNotFoundError as error:
-            raise ConfigError(f"{path}: there is no such configuration file.") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: this is not YAML ({error}).") from error
-        except ValidationError as error:
-            raise ConfigError(f"{path}: {_problems(error)}. See configs/score.yaml.") from error
+            raise ConfigError(f"An option cannot be used: {problems(error)}.") from error
 
 
 def _laid_over(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -108,10 +90,3 @@ def _laid_over(base: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         for key, value in options.items()
         if value is not None
     }
-
-
-def _problems(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
-        for problem in error.errors()
-    )

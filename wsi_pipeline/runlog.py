@@ -8,12 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from wsi_pipeline.errors import WsiError
+
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Append all that this package logs meanwhile to a file, at level INFO and above."""
+    """Append all that this package logs meanwhile to a file, at level INFO and above.
+
+    What ends the block early is noted there too: in a line if it is an error of ours, which says
+    all there is to say, and else with its traceback.
+    """
     package = logging.getLogger("wsi_pipeline")
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setLevel(logging.INFO)
@@ -24,6 +30,11 @@ def log_file(path: Path) -> Iterator[None]:
     package.addHandler(handler)
     try:
         yield
+    except Exception as error:
+        trace = None if isinstance(error, WsiError) else sys.exc_info()
+        # To the file alone: on the screen it is for the caller to show.
+        handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s", (error,), trace))
+        raise
     finally:
         package.removeHandler(handler)
         package.setLevel(level)

@@ -233,6 +233,7 @@ def test_a_full_disk_is_said_and_resumed(slide_path, tmp_path, engine, tiny_conf
         patched.setattr(TileStore, "commit_scores", full)
         with pytest.raises(OutputError, match=r"No space left.*goes on from it"):
             score_slide(slide_path, tmp_path / "out", engine, tiny_config)
+    assert "No space left" in (tmp_path / "out" / "block A1" / "run.log").read_text()
     assert score_slide(slide_path, tmp_path / "out", engine, tiny_config).status == "scored"
 
 

@@ -11,11 +11,12 @@ import yaml
 
 from training import reg, seg
 from training.data import GeneratedData, validation_loader
-from training.fit import evaluate, load_config, trained_weights
+from training.fit import evaluate, trained_weights
 from training.reg import RegConfig, regression_metrics, train_regression
 from training.seg import SegConfig, train_segmentation
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.validation import load_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -59,7 +60,7 @@ def test_the_bundle_holds_what_was_measured(runs, workplace):
     card = bundle.card
     assert card.demonstration
     assert card.trained_on
-    data = load_config(workplace / "reg-smoke.yaml", RegConfig).data
+    data = load_yaml(workplace / "reg-smoke.yaml", RegConfig).data
     network = bundle.network()
     again = evaluate(
         network,
@@ -69,7 +70,7 @@ def test_the_bundle_holds_what_was_measured(runs, workplace):
 
 
 def test_an_interrupted_run_ends_in_the_same_weights(runs, workplace, tmp_path):
-    config = load_config(workplace / "seg-smoke.yaml", SegConfig)
+    config = load_yaml(workplace / "seg-smoke.yaml", SegConfig)
     short = config.model_copy(update={"fit": config.fit.model_copy(update={"epochs": 2})})
     train_segmentation(short, tmp_path / "whole")
     whole = trained_weights(tmp_path / "whole")
@@ -90,13 +91,13 @@ def test_an_interrupted_run_ends_in_the_same_weights(runs, workplace, tmp_path):
 
 
 def test_another_configuration_does_not_continue_a_run(runs, workplace):
-    config = load_config(workplace / "seg-smoke.yaml", SegConfig)
+    config = load_yaml(workplace / "seg-smoke.yaml", SegConfig)
     with pytest.raises(ConfigError, match="another configuration"):
         train_segmentation(config.model_copy(update={"gamma": 2.0}), runs[0])
 
 
 def test_a_frozen_guide_stays_as_stage_1_left_it(runs, workplace, tmp_path):
-    config = load_config(workplace / "reg-smoke.yaml", RegConfig)
+    config = load_yaml(workplace / "reg-smoke.yaml", RegConfig)
     config = config.model_copy(
         update={"guide_rate": 0.0, "fit": config.fit.model_copy(update={"epochs": 1})}
     )
@@ -108,12 +109,12 @@ def test_a_frozen_guide_stays_as_stage_1_left_it(runs, workplace, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("seg*.yaml")))
 def test_every_stage_1_configuration_is_valid(name):
-    load_config(CONFIGS / name, SegConfig)
+    load_yaml(CONFIGS / name, SegConfig)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("reg*.yaml")))
 def test_every_stage_2_configuration_is_valid(name):
-    load_config(CONFIGS / name, RegConfig)
+    load_yaml(CONFIGS / name, RegConfig)
 
 
 @pytest.mark.parametrize(

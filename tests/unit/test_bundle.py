@@ -242,7 +242,7 @@ def test_a_missing_file(folder, name):
         (b"{'name': 'x'}", r"card\.json is no JSON"),
         (b"\xff\xfe", r"card\.json is no JSON"),
         (b"[" * 100_000, r"card\.json is no JSON"),
-        (b"[]", r"card\.json is no valid model card: card: "),
+        (b"[]", r"card\.json is no valid model card: the file: "),
         (b"{}", r"card\.json is no valid model card: name: Field required"),
     ],
 )

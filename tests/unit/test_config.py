@@ -6,6 +6,7 @@ import pytest
 
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.validation import load_yaml
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_without_anything_there_are_the_defaults() -> None:
 
 
 def test_what_no_option_gives_stays_as_the_file_has_it(path: Path) -> None:
-    assert ScoreConfig.resolve(path) == ScoreConfig.from_yaml(path)
+    assert ScoreConfig.resolve(path) == load_yaml(path, ScoreConfig)
 
 
 def test_options_win_over_the_file_and_leave_their_neighbours(path: Path) -> None:
