@@ -247,7 +247,7 @@ def _load_bundle(location: str | None, *, warn: bool = True) -> ModelBundle:
     if bundle.card.demonstration and warn:
         screen.print(
             f"[yellow]Using {bundle.card.name} {bundle.card.version}, a demonstration:[/] "
-            f"{escape(bundle.card.trained_on)} {escape(bundle.card.limitations)} "
+            f"{escape(bundle.card.trained_on.split('. ')[0].rstrip('.'))}. "
             "Pass --bundle for a model of your own.",
             highlight=False,
         )
