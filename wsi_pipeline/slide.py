@@ -139,6 +139,7 @@ class _TiffSlideReader:
 
         self._tile_pages = self._find_tile_pages()
         self._file_lock = threading.Lock()
+        self._recent = threading.local()
 
     def read_level(self, level: int, box: Box) -> Rgb:
         if self._tile_pages is not None:
@@ -176,7 +177,8 @@ class _TiffSlideReader:
         """Decode the compressed tiles that a region touches.
 
         tiffslide itself would go through zarr's event loop for every tile, which takes twice as
-        long as decoding it.
+        long as decoding it. The tiles of a thread's last read are kept: its next one is usually
+        beside it and shares a column of them.
         """
         tile_height, tile_width = page.tilelength, page.tilewidth
         across = -(-page.imagewidth // tile_width)
@@ -185,25 +187,29 @@ class _TiffSlideReader:
             for row in range(box.y // tile_height, -(-box.bottom // tile_height))
             for column in range(box.x // tile_width, -(-box.right // tile_width))
         ]
+        recent: dict[tuple[int, int], Rgb | None] = getattr(self._recent, "tiles", {})
+        keys = {index: (page.index, index) for index in indices}
         with self._file_lock:
-            segments = [
-                _bytes_at(page, page.dataoffsets[index], page.databytecounts[index])
+            segments = {
+                index: _bytes_at(page, page.dataoffsets[index], page.databytecounts[index])
                 for index in indices
-            ]
+                if keys[index] not in recent
+            }
+        decoded: dict[tuple[int, int], Rgb | None] = {}
         pixels = np.full((box.height, box.width, 3), 255, np.uint8)
-        for index, segment in zip(indices, segments, strict=True):
-            if segment is None:  # never scanned: glass
+        for index in indices:
+            key = keys[index]
+            tile = recent[key] if key in recent else _decoded(page, index, segments[index])
+            decoded[key] = tile
+            if tile is None:  # never scanned: glass
                 continue
-            decoded = page.decode(
-                segment, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader
-            )[0]
-            tile = np.asarray(decoded)[0]
             x, y = index % across * tile_width, index // across * tile_height
             tile_box = Box(x, y, tile.shape[1], tile.shape[0])
             part = tile_box.intersection(box)
             pixels[part.y - box.y : part.bottom - box.y, part.x - box.x : part.right - box.x] = (
-                tile[part.y - y : part.bottom - y, part.x - x : part.right - x, :3]
+                tile[part.y - y : part.bottom - y, part.x - x : part.right - x]
             )
+        self._recent.tiles = decoded
         return pixels
 
 
@@ -220,6 +226,14 @@ def _bytes_at(page: tifffile.TiffPage, offset: int, count: int) -> bytes | None:
     file = page.parent.filehandle
     file.seek(offset)
     return bytes(file.read(count))
+
+
+def _decoded(page: tifffile.TiffPage, index: int, segment: bytes | None) -> Rgb | None:
+    """Decode one compressed tile, uint8 [rows, columns, 3]; None where the file leaves it out."""
+    if segment is None:
+        return None
+    pixels = page.decode(segment, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
+    return np.asarray(np.asarray(pixels)[0][..., :3], np.uint8)
 
 
 class Slide:
