@@ -317,7 +317,10 @@ def _show_error(error: WsiError | OSError) -> None:
 
 
 def _show_outcomes(outcomes: dict[str, SlideSummary | Exception], out: Path) -> None:
-    table = Table("slide", "outcome", "tiles", "cellularity of the tissue", "heatmap")
+    table = Table()
+    for heading in ("slide", "outcome", "tiles", "cellularity of the tissue", "heatmap"):
+        # Whole names and paths, on several lines if need be: they are there to be copied.
+        table.add_column(heading, overflow="fold")
     for name, outcome in outcomes.items():
         if isinstance(outcome, Exception):
             table.add_row(escape(name), "failed", "", "", "")
