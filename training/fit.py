@@ -19,7 +19,14 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from training.data import Batch, EpochOrder
+from training.augment import AugmentConfig
+from training.data import (
+    Batch,
+    EpochOrder,
+    GeneratedData,
+    training_loader,
+    validation_loader,
+)
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import ConfigError
 
@@ -28,6 +35,9 @@ log = logging.getLogger(__name__)
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
 CHECKPOINT_NAME = "checkpoint.pt"
+
+VALIDATION_BATCH = 4
+"""Whole patches at a time; no figure depends on it."""
 
 Metrics = dict[str, float]
 
@@ -104,6 +114,16 @@ def choose_device(wish: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if wish == "auto":
         wish = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wish)
+
+
+def open_data(
+    data: GeneratedData, augment: AugmentConfig, config: FitConfig
+) -> tuple[tuple[DataLoader[Any], EpochOrder], DataLoader[Any]]:
+    """Return a stage's training batches, with the order that an epoch sets, and validation."""
+    training = training_loader(
+        data, augment, batch=config.batch, seed=config.seed, workers=config.workers
+    )
+    return training, validation_loader(data, batch=VALIDATION_BATCH)
 
 
 def fit(

@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig
-from training.data import Batch, GeneratedData, training_loader, validation_loader
+from training.data import Batch, GeneratedData
 from training.fit import (
     FitConfig,
     Metrics,
     choose_device,
     evaluate,
     fit,
+    open_data,
     open_run,
     to_device,
     trained_weights,
@@ -152,14 +153,7 @@ def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBu
     network = build_network(config.architecture)
     if init is not None:
         _initialise(network, init)
-    training = training_loader(
-        config.data,
-        config.augment,
-        batch=config.fit.batch,
-        seed=config.fit.seed,
-        workers=config.fit.workers,
-    )
-    validation = validation_loader(config.data, batch=4)
+    training, validation = open_data(config.data, config.augment, config.fit)
     stage = RegStage(network, config.learning_rate, config.guide_rate)
     fit(run, config.fit, stage, training, validation)
     bundle = export(network, config, validation)

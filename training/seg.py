@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig
-from training.data import Batch, GeneratedData, training_loader, validation_loader
-from training.fit import FitConfig, Metrics, fit, open_run, to_device
+from training.data import Batch, GeneratedData
+from training.fit import FitConfig, Metrics, fit, open_data, open_run, to_device
 from training.losses import weighted_focal_loss
 from training.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from training.pretrained import imagenet_weights
@@ -91,14 +91,7 @@ def train_segmentation(config: SegConfig, run: Path) -> None:
     """Train stage 1 in a run's folder, from its last checkpoint on."""
     open_run(run, config)
     torch.manual_seed(config.fit.seed)
-    training = training_loader(
-        config.data,
-        config.augment,
-        batch=config.fit.batch,
-        seed=config.fit.seed,
-        workers=config.fit.workers,
-    )
-    validation = validation_loader(config.data, batch=4)
+    training, validation = open_data(config.data, config.augment, config.fit)
     fit(run, config.fit, SegStage(config), training, validation)
 
 

@@ -46,7 +46,7 @@ from wsi_pipeline.overlay import (
     write_thumbnail,
 )
 from wsi_pipeline.runlog import log_file, stage
-from wsi_pipeline.scoremap import ScoreMap, build_score_map
+from wsi_pipeline.scoremap import build_score_map
 from wsi_pipeline.slide import MAX_UPSAMPLING_OF_LEVEL, Slide
 from wsi_pipeline.store import TileStore, digest_of
 from wsi_pipeline.summary import (
@@ -209,9 +209,7 @@ def open_store(
     )
 
 
-def write_outputs(
-    folder: Path, store: TileStore, config: ScoreConfig, slide: Slide | None
-) -> ScoreMap:
+def write_outputs(folder: Path, store: TileStore, config: ScoreConfig, slide: Slide | None) -> None:
     """Write the map, tables and, given the slide, the pictures from a scored store.
 
     Raises:
@@ -249,7 +247,6 @@ def write_outputs(
             score_map,
             config.overlay,
         )
-    return score_map
 
 
 def slide_folder(location: str | Path, out: Path) -> Path:
