@@ -1,6 +1,6 @@
 """Random views of a patch, drawn from a NumPy generator so that each is reproducible.
 
-A *sample* is uint8 [H, W, 4]: red, green, blue and the truth as ``training.data`` packs it.
+A *sample* is uint8 [H, W, 4]: red, green, blue and the truth as ``training.data.picture`` packs it.
 Geometry moves all four channels together; colour touches the first three.
 """
 

@@ -4,19 +4,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.data.picture import IGNORED
+
 
 def class_weights(truth: Tensor, classes: int) -> Tensor:
     """Weights against class imbalance within a batch: w = 1 / log(1.10 + f), equation 1.
 
     Args:
-        truth: class ids, integers of any shape.
+        truth: class ids, integers of any shape; pixels that nobody judged are not counted.
         classes: how many classes there are.
 
     Returns:
-        float32 [classes]; f is the share of the batch's pixels that belong to the class.
+        float32 [classes]; f is the share of the batch's judged pixels that belong to the class.
 
     """
-    frequency = torch.bincount(truth.flatten(), minlength=classes) / truth.numel()
+    counts = torch.bincount(truth.flatten(), minlength=classes)[:classes]
+    frequency = counts / counts.sum().clamp_min(1)
     return 1 / torch.log(1.10 + frequency.float())
 
 
@@ -25,7 +28,8 @@ def weighted_focal_loss(logits: Tensor, truth: Tensor, gamma: float) -> Tensor:
 
     Each pixel's cross entropy is scaled by (1 - p)^gamma, p being the probability it gives the
     truth (Lin et al. 2017), and by its class weight in the batch; the mean is taken over the
-    weights, so that the loss does not grow with the number of rare pixels.
+    weights, so that the loss does not grow with the number of rare pixels. Pixels that nobody
+    judged (``IGNORED``) count for nothing.
 
     Args:
         logits: [B, classes, H, W].
@@ -33,7 +37,8 @@ def weighted_focal_loss(logits: Tensor, truth: Tensor, gamma: float) -> Tensor:
         gamma: 0 is the plain weighted cross entropy.
 
     """
-    weights = class_weights(truth, logits.shape[1])[truth]
-    entropy = F.cross_entropy(logits.float(), truth, reduction="none")
+    entropy = F.cross_entropy(logits.float(), truth, ignore_index=IGNORED, reduction="none")
+    classes = logits.shape[1]
+    weights = class_weights(truth, classes)[truth.clamp_max(classes - 1)] * (truth != IGNORED)
     focus = (-torch.expm1(-entropy)) ** gamma
-    return (weights * focus * entropy).sum() / weights.sum()
+    return (weights * focus * entropy).sum() / weights.sum().clamp_min(1e-12)

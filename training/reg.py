@@ -13,18 +13,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig
-from training.data import Batch, GeneratedData
+from training.data import Data, GeneratedData
+from training.data.picture import Pictures, windows
+from training.data.views import Batch, training_batches, validation_batches
 from training.fit import (
     FitConfig,
     Metrics,
     choose_device,
     evaluate,
     fit,
-    open_data,
     open_run,
     to_device,
     trained_weights,
@@ -35,6 +36,7 @@ from wsi_pipeline.bundle import ModelBundle, ModelCard
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.network import (
     CLASSES,
+    REGRESSION_STRIDE,
     Architecture,
     GuidedRegressionNetwork,
     RegressionNetwork,
@@ -68,12 +70,18 @@ class RegConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: GeneratedData = GeneratedData()
+    data: Data = GeneratedData()
     architecture: Architecture = Architecture(
         regression_backbone="resnet101", segmentation_backbone="resnet101"
     )
     augment: AugmentConfig = AugmentConfig(
         turns="flips and rotations", brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05
+    )
+    window: int | None = Field(
+        default=None,
+        gt=0,
+        multiple_of=REGRESSION_STRIDE,
+        description="side of the squares that unjudged pictures are validated by; null is whole",
     )
     learning_rate: float = Field(default=0.003, gt=0)
     guide_rate: float = Field(
@@ -107,14 +115,16 @@ class RegStage:
         if self.frozen and isinstance(self.network, GuidedRegressionNetwork):
             self.network.segmentation.eval()
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the mean absolute error of the scores."""
         pixels, _, score = batch
-        return F.l1_loss(self.network(pixels, with_segmentation=False).score, score)
+        return F.l1_loss(network(pixels, with_segmentation=False).score, score)
 
-    def validate(self, batches: DataLoader[Any], device: torch.device) -> Metrics:
+    def validate(
+        self, network: nn.Module, batches: DataLoader[Any], device: torch.device
+    ) -> Metrics:
         """Judge scores, and what the guide still knows of nuclei, over the whole set."""
-        return regression_metrics(self.network, batches, device)
+        return regression_metrics(network, batches, device)
 
 
 def regression_metrics(
@@ -153,12 +163,25 @@ def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBu
     network = build_network(config.architecture)
     if init is not None:
         _initialise(network, init)
-    training, validation = open_data(config.data, config.augment, config.fit)
+    training = training_batches(
+        config.data.cellularity("train"),
+        config.augment,
+        batch=config.fit.batch,
+        seed=config.fit.seed,
+        workers=config.fit.workers,
+    )
+    validation = validation_batches(judged_pictures(config))
     stage = RegStage(network, config.learning_rate, config.guide_rate)
     fit(run, config.fit, stage, training, validation)
     bundle = export(network, config, validation)
     bundle.save(run / BUNDLE_NAME)
     return bundle
+
+
+def judged_pictures(config: RegConfig) -> Pictures:
+    """Return what a run is validated by."""
+    pictures = config.data.cellularity("validation")
+    return pictures if config.window is None else windows(pictures, config.window)
 
 
 def export(

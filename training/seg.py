@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig
-from training.data import Batch, GeneratedData
-from training.fit import FitConfig, Metrics, fit, open_data, open_run, to_device
+from training.data import Data, GeneratedData
+from training.data.views import Batch, training_batches, validation_batches
+from training.fit import FitConfig, Metrics, fit, open_run, to_device
 from training.losses import weighted_focal_loss
 from training.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from training.pretrained import imagenet_weights
@@ -35,7 +36,7 @@ class SegConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: GeneratedData = GeneratedData()
+    data: Data = GeneratedData()
     backbone: str = "resnet101"
     mean: tuple[float, float, float] = _ARCHITECTURE["mean"].default
     std: tuple[float, float, float] = _ARCHITECTURE["std"].default
@@ -65,17 +66,19 @@ class SegStage:
         """Train everything."""
         self.network.train()
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the focal loss over the batch's pixels."""
         pixels, mask, _ = batch
-        return weighted_focal_loss(self.network(pixels), mask, self.gamma)
+        return weighted_focal_loss(network(pixels), mask, self.gamma)
 
-    def validate(self, batches: DataLoader[Any], device: torch.device) -> Metrics:
+    def validate(
+        self, network: nn.Module, batches: DataLoader[Any], device: torch.device
+    ) -> Metrics:
         """Return the mean IoU and each class's pixel accuracy over the whole set."""
         confusion = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
         for batch in batches:
             pixels, mask, _ = to_device(batch, device)
-            predicted = self.network(pixels).argmax(1)
+            predicted = network(pixels).argmax(1)
             confusion += confusion_matrix(mask.cpu().numpy(), predicted.cpu().numpy(), len(CLASSES))
         return segmentation_metrics(confusion)
 
@@ -91,7 +94,14 @@ def train_segmentation(config: SegConfig, run: Path) -> None:
     """Train stage 1 in a run's folder, from its last checkpoint on."""
     open_run(run, config)
     torch.manual_seed(config.fit.seed)
-    training, validation = open_data(config.data, config.augment, config.fit)
+    training = training_batches(
+        config.data.nuclei("train"),
+        config.augment,
+        batch=config.fit.batch,
+        seed=config.fit.seed,
+        workers=config.fit.workers,
+    )
+    validation = validation_batches(config.data.nuclei("validation"))
     fit(run, config.fit, SegStage(config), training, validation)
 
 

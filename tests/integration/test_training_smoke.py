@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from training import reg, seg
 from training.augment import AugmentConfig
-from training.data import Views, generated_samples, validation_loader
+from training.data.views import Views, validation_batches
 from training.fit import evaluate, trained_weights
 from training.reg import RegConfig, regression_metrics, train_regression
 from training.seg import SegConfig, train_segmentation
@@ -55,7 +55,7 @@ def test_the_loss_falls(runs, stage):
 
 def test_scores_rank_what_was_learnt_better_than_a_constant_does(runs, workplace):
     data = load_yaml(workplace / "reg-smoke.yaml", RegConfig).data
-    views = Views(generated_samples(data, "train"), AugmentConfig(), seed=0)
+    views = Views(data.cellularity("train"), AugmentConfig(), seed=0)
     network = ModelBundle.load(runs[1] / "bundle").network()
     with torch.no_grad():
         metrics = regression_metrics(network, DataLoader(views, 16), torch.device("cpu"))
@@ -71,7 +71,7 @@ def test_the_bundle_holds_what_was_measured(runs, workplace):
     network = bundle.network()
     again = evaluate(
         network,
-        lambda: regression_metrics(network, validation_loader(data, batch=4), torch.device("cpu")),
+        lambda: regression_metrics(network, validation_batches(data.cellularity("validation")), torch.device("cpu")),
     )
     assert card.metrics == pytest.approx(again, abs=1e-6)
 

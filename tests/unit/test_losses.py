@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from training.data.picture import IGNORED
 from training.losses import class_weights, weighted_focal_loss
 
 
@@ -58,4 +59,22 @@ def test_focus_turns_from_easy_pixels_to_hard_ones():
 def test_a_perfect_prediction_has_a_finite_gradient():
     logits = torch.tensor([[[[100.0]], [[-100.0]]]], requires_grad=True)
     weighted_focal_loss(logits, torch.zeros(1, 1, 1, dtype=torch.int64), gamma=1).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("gamma", [0, 2])
+def test_unjudged_pixels_count_for_nothing(batch, gamma):
+    logits, truth = batch
+    narrow = weighted_focal_loss(logits[..., :5], truth[..., :5], gamma)
+    truth = truth.clone()
+    truth[..., 5:] = IGNORED
+    torch.testing.assert_close(weighted_focal_loss(logits, truth, gamma), narrow)
+
+
+def test_a_batch_without_a_judged_pixel_has_no_loss(batch):
+    logits, truth = batch
+    logits.requires_grad_()
+    loss = weighted_focal_loss(logits, torch.full_like(truth, IGNORED), 1.0)
+    loss.backward()
+    assert float(loss.detach()) == 0
     assert torch.isfinite(logits.grad).all()

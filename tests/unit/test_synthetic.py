@@ -2,7 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from training.data import generated_sample, pack, unpack
+from training.data.generated import generated_sample
+from training.data.picture import pack, unpack
 from training.synthetic import (
     BACKGROUND,
     LYMPHOCYTE,

@@ -1,0 +1,40 @@
+"""Labelled pictures: where they come from, how they are split, and how they reach a batch.
+
+Each source is a frozen configuration with two methods: ``nuclei(part)`` for stage 1 and
+``cellularity(part)`` for stage 2, where part is ``train`` or ``validation``. No patient, slide or
+image has pictures in both parts.
+"""
+
+from itertools import chain
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.data.consep import ConsepData
+from training.data.generated import GeneratedData, Part
+from training.data.picture import Pictures
+
+
+class JoinedData(BaseModel):
+    """Several sources at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["joined"]
+    parts: tuple["Data", ...] = Field(min_length=1)
+
+    def nuclei(self, part: Part) -> Pictures:
+        """Return every source's pictures with the masks of their nuclei, source by source."""
+        return tuple(chain.from_iterable(source.nuclei(part) for source in self.parts))
+
+    def cellularity(self, part: Part) -> Pictures:
+        """Return every source's pictures with their cellularity, source by source."""
+        return tuple(chain.from_iterable(source.cellularity(part) for source in self.parts))
+
+
+Data = Annotated[
+    GeneratedData | ConsepData | JoinedData,
+    Field(discriminator="kind"),
+]
+
+JoinedData.model_rebuild()

@@ -1,0 +1,197 @@
+"""A labelled picture: pixels, what is known of each pixel, and perhaps a judged score.
+
+The truth of a pixel travels in one byte beside its colour: its nucleus class, and whether it is of
+a malignant cell, of the section, and judged at all. So it can be cropped and turned with the
+picture, and the derived cellularity of any window remains exact.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import overload
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.augment import Sample
+from training.synthetic import Patch
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.network import CLASSES
+
+IGNORED = 255
+"""Class id of pixels that nobody judged: losses and confusion matrices leave them out."""
+
+CYTOPLASM_UM = 3.0
+"""How far a malignant cell reaches beyond its nucleus, where only nuclei are labelled."""
+
+_CLASS_BITS, _TUMOUR_BIT, _TISSUE_BIT, _IGNORED_BIT = 0b0_0011, 0b0_0100, 0b0_1000, 0b1_0000
+_MPP = 0.5
+_MALIGNANT = CLASSES.index("malignant")
+
+# Glass is brighter than this in its darkest channel, at a scale at which cells have no holes.
+_GLASS_ABOVE = 215
+_GLASS_SIGMA_UM = 2.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture at 0.5 µm/px with what is known of it."""
+
+    name: str
+    """What messages and tables call it."""
+    group: str
+    """Patient, slide or source image: what neither a split nor a bootstrap may tear apart."""
+    sample: Sample = field(repr=False)
+    """uint8 [H, W, 4]: red, green, blue and the truth byte."""
+    scores: tuple[float, ...] = ()
+    """Cellularity in 0..1 as each rater judged it; none where it is derived from the truth byte."""
+
+    @property
+    def cellularity(self) -> float:
+        """The raters' mean or, where nobody judged, the derived cellularity."""
+        return float(np.mean(self.scores)) if self.scores else unpack(self.sample).cellularity
+
+
+Pictures = Sequence[Picture]
+"""A set of pictures; most sets read a picture when it is asked for."""
+
+
+class LazyPictures(Sequence[Picture]):
+    """Pictures that are made or read when they are asked for, each time anew."""
+
+    def __init__(self, count: int, read: Callable[[int], Picture]) -> None:
+        self._count = count
+        self._read = read
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pictures: ...
+    def __getitem__(self, index: int | slice) -> Picture | Pictures:
+        if isinstance(index, slice):
+            chosen = range(self._count)[index]
+            return LazyPictures(len(chosen), lambda i: self._read(chosen[i]))
+        return self._read(range(self._count)[index])
+
+
+def pack(patch: Patch) -> Sample:
+    """Join the pixels and the truth of a patch in one array, uint8 [H, W, 4]."""
+    unjudged = patch.mask == IGNORED
+    truth = np.where(unjudged, np.uint8(_IGNORED_BIT), patch.mask)
+    truth |= patch.tumour * np.uint8(_TUMOUR_BIT)
+    truth |= patch.tissue * np.uint8(_TISSUE_BIT)
+    return np.dstack([patch.rgb, truth])
+
+
+def unpack(sample: Sample) -> Patch:
+    """Undo ``pack``."""
+    truth = sample[..., 3]
+    unjudged = (truth & _IGNORED_BIT) > 0
+    return Patch(
+        rgb=sample[..., :3],
+        mask=np.where(unjudged, np.uint8(IGNORED), truth & np.uint8(_CLASS_BITS)),
+        tumour=(truth & _TUMOUR_BIT) > 0,
+        tissue=(truth & _TISSUE_BIT) > 0,
+    )
+
+
+def of_nuclei(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Sample:
+    """Pack a picture at 0.5 µm/px of which the nuclei are known, and nothing else.
+
+    A malignant cell is taken to be what lies within ``CYTOPLASM_UM`` of a malignant nucleus and
+    nearer to it than to any other; glass is told by its brightness. The cellularity that follows
+    from this is called *derived*: it is not a pathologist's.
+
+    Args:
+        rgb: uint8 [H, W, 3]
+        mask: class ids, uint8 [H, W]
+
+    """
+    to_malignant = _distance_to(mask == _MALIGNANT)
+    to_other = _distance_to((mask != 0) & (mask != _MALIGNANT))
+    tumour = (to_malignant <= CYTOPLASM_UM / _MPP) & (to_malignant < to_other)
+    darkest = np.ascontiguousarray(rgb.min(axis=2))
+    smooth = cv2.GaussianBlur(darkest, (0, 0), _GLASS_SIGMA_UM / _MPP)
+    tissue = (smooth < _GLASS_ABOVE) | tumour
+    return pack(Patch(rgb=rgb, mask=mask, tumour=tumour, tissue=tissue))
+
+
+def of_score(rgb: NDArray[np.uint8]) -> Sample:
+    """Pack a picture of which no pixel is known: somebody judged it as a whole."""
+    nowhere = np.zeros(rgb.shape[:2], dtype=np.bool_)
+    mask = np.full(rgb.shape[:2], IGNORED, dtype=np.uint8)
+    return pack(Patch(rgb=rgb, mask=mask, tumour=nowhere, tissue=~nowhere))
+
+
+def padded(pictures: Pictures, multiple: int) -> Pictures:
+    """Mirror pictures at their lower and right edges until their sides suit a network's stride.
+
+    What is added is not judged.
+    """
+
+    def pad(i: int) -> Picture:
+        picture = pictures[i]
+        height, width = picture.sample.shape[:2]
+        below, right = -height % multiple, -width % multiple
+        if not (below or right):
+            return picture
+        sample = np.pad(picture.sample, ((0, below), (0, right), (0, 0)), mode="symmetric")
+        sample[height:, :, 3] = _IGNORED_BIT
+        sample[:, width:, 3] = _IGNORED_BIT
+        return replace(picture, sample=sample)
+
+    return LazyPictures(len(pictures), pad)
+
+
+def windows(pictures: Pictures, size: int) -> Pictures:
+    """Cut pictures into squares with their exact derived cellularity.
+
+    The squares of a picture reach from edge to edge, as few and as evenly placed as cover it; those
+    of a picture whose sides are no multiple of ``size`` overlap a little. A picture that somebody
+    judged as a whole is left whole.
+
+    Args:
+        pictures: the set, every picture at least ``size`` wide and high.
+        size: side of a square in px.
+
+    Raises:
+        ConfigError: If a picture is smaller than a square.
+
+    """
+    places = [(i, y, x) for i, picture in enumerate(pictures) for y, x in _places(picture, size)]
+
+    def cut(k: int) -> Picture:
+        i, y, x = places[k]
+        picture = pictures[i]
+        if picture.scores:
+            return picture
+        window = picture.sample[y : y + size, x : x + size]
+        return replace(picture, name=f"{picture.name} ({x}, {y})", sample=window)
+
+    return LazyPictures(len(places), cut)
+
+
+def _places(picture: Picture, size: int) -> Iterator[tuple[int, int]]:
+    if picture.scores:
+        yield 0, 0
+        return
+    height, width = picture.sample.shape[:2]
+    if min(height, width) < size:
+        raise ConfigError(
+            f"{picture.name} is {width}×{height} px at 0.5 µm/px, smaller than a window of {size} "
+            "px; choose a smaller window."
+        )
+    for y in np.linspace(0, height - size, -(-height // size)).round().astype(int):
+        for x in np.linspace(0, width - size, -(-width // size)).round().astype(int):
+            yield int(y), int(x)
+
+
+def _distance_to(where: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return each pixel's distance in px to the nearest true one; infinite if there is none."""
+    if not where.any():
+        return np.full(where.shape, np.inf, dtype=np.float32)
+    distance = cv2.distanceTransform((~where).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(distance, dtype=np.float32)

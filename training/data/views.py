@@ -1,0 +1,98 @@
+"""How pictures reach a batch: in an order and as views that the epoch alone decides.
+
+View v of a seed is always the same: what a batch holds depends on the configuration and the epoch,
+not on workers or on an interruption.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from training.augment import AugmentConfig, augment
+from training.data.picture import Pictures, padded, unpack
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.network import REGRESSION_STRIDE
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Pixels uint8 [B, S, S, 3], nucleus classes int64 [B, S, S] and cellularity float32 [B]."""
+
+
+class Views(Dataset[Batch]):
+    """Random views of pictures; view ``v`` shows picture ``v % len(pictures)``.
+
+    Each view has its own generator, seeded by its number: counting on through the epochs gives ever
+    new views, and the same number always the same view.
+    """
+
+    def __init__(self, pictures: Pictures, config: AugmentConfig, seed: int) -> None:
+        if (config.crop is not None or config.scale != (1, 1)) and pictures[0].scores:
+            raise ConfigError(
+                "A judged score is of its whole patch: scaling or cropping it would falsify the "
+                "score. Remove `scale` and `crop` from the configuration's `augment`."
+            )
+        self.pictures = pictures
+        self.config = config
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, view: int) -> Batch:
+        rng = np.random.default_rng((self.seed, view))
+        picture = self.pictures[view % len(self)]
+        patch = unpack(augment(rng, picture.sample, self.config))
+        score = picture.cellularity if picture.scores else patch.cellularity
+        return (
+            torch.from_numpy(np.ascontiguousarray(patch.rgb)),
+            torch.from_numpy(patch.mask.astype(np.int64)),
+            torch.tensor(score, dtype=torch.float32),
+        )
+
+
+class EpochOrder(Sampler[int]):
+    """The numbers of an epoch's views, shuffled; set ``epoch`` before each pass.
+
+    Of several processes each takes every ``world``-th, so that their batches together are those of
+    one process with the batch of all.
+    """
+
+    def __init__(self, count: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.count = count
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.count // self.world
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        own = order[: len(self) * self.world][self.rank :: self.world]
+        return iter((own + self.epoch * self.count).tolist())
+
+
+def training_batches(
+    pictures: Pictures, config: AugmentConfig, *, batch: int, seed: int, workers: int
+) -> tuple[DataLoader[Batch], EpochOrder]:
+    """Return batches of random views, and the order whose epoch decides which."""
+    views = Views(pictures, config, seed)
+    order = EpochOrder(len(views), seed)
+    loader = DataLoader(
+        views,
+        batch_size=batch,
+        sampler=order,
+        num_workers=workers,
+        drop_last=len(views) >= batch,
+        multiprocessing_context="spawn" if workers else None,
+        persistent_workers=workers > 0,
+    )
+    return loader, order
+
+
+def validation_batches(pictures: Pictures) -> DataLoader[Batch]:
+    """Return the pictures as they are, whole, in order and one by one, since their sizes differ."""
+    return DataLoader(Views(padded(pictures, REGRESSION_STRIDE), AugmentConfig(), seed=0), 1)
