@@ -1,8 +1,8 @@
 """Several processes on one run, one for each GPU, as ``torchrun`` starts them.
 
 ``torchrun --nproc-per-node 4 -m training.seg --config ...`` takes the same steps as one process:
-each batch is shared out, and the gradients are averaged. Without ``torchrun`` all of this is about a
-single process and does nothing.
+each batch is shared out, and the gradients are averaged. Without ``torchrun`` there is a single
+process, and nothing here does anything.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -83,7 +83,7 @@ def shared(network: nn.Module, device: torch.device) -> nn.Module:
         return network
     if device.type == "cuda":
         # timm's own, since PyTorch's would drop the activations that timm fuses into batch norms.
-        network = convert_sync_batchnorm(network)
+        network = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     # A static graph may leave parameters unused, as stage 2 leaves the decoder.
     return DistributedDataParallel(network, static_graph=True)
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from training import distributed
@@ -249,9 +249,9 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     began: (1 + n) / (10 + n) after n steps, as in TensorFlow's moving average.
     """
 
-    def mix(average: Any, now: Any, count: Tensor | int) -> None:
-        n = int(count)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(average, now, count)
+    def mix(average: PARAM_LIST, now: PARAM_LIST, count: Tensor | int) -> None:
+        by = min(decay, (1 + int(count)) / (10 + int(count)))
+        get_ema_multi_avg_fn(by)(average, now, count)  # type: ignore[no-untyped-call]
 
     return AveragedModel(network, multi_avg_fn=mix, use_buffers=True)
 

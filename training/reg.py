@@ -20,6 +20,7 @@ from training.augment import AugmentConfig
 from training.data import Data, GeneratedData
 from training.data.picture import Pictures, windows
 from training.data.views import Batch, training_batches, validation_batches
+from training.distributed import first_process_first, is_first, processes
 from training.fit import (
     FitConfig,
     Metrics,
@@ -128,7 +129,7 @@ class RegStage:
 
 
 def regression_metrics(
-    network: RegressionNetwork, batches: DataLoader[Any], device: torch.device
+    network: nn.Module, batches: DataLoader[Any], device: torch.device
 ) -> Metrics:
     """Return PK and L1 of the scores and, for a guided network, the figures of its segmentation."""
     truth, scores = [], []
@@ -158,23 +159,25 @@ def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBu
             its whole network further.
 
     """
-    open_run(run, config)
+    with first_process_first():
+        open_run(run, config)
+        training = training_batches(
+            config.data.cellularity("train"),
+            config.augment,
+            batch=config.fit.batch,
+            seed=config.fit.seed,
+            workers=config.fit.workers,
+        )
+        validation = validation_batches(judged_pictures(config))
     torch.manual_seed(config.fit.seed)
     network = build_network(config.architecture)
     if init is not None:
         _initialise(network, init)
-    training = training_batches(
-        config.data.cellularity("train"),
-        config.augment,
-        batch=config.fit.batch,
-        seed=config.fit.seed,
-        workers=config.fit.workers,
-    )
-    validation = validation_batches(judged_pictures(config))
     stage = RegStage(network, config.learning_rate, config.guide_rate)
     fit(run, config.fit, stage, training, validation)
     bundle = export(network, config, validation)
-    bundle.save(run / BUNDLE_NAME)
+    if is_first():
+        bundle.save(run / BUNDLE_NAME)
     return bundle
 
 
@@ -220,7 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         config = load_yaml(chosen.config, RegConfig)
         run = chosen.run or Path("runs") / chosen.config.stem
-        bundle = train_regression(config, run, chosen.init)
+        with processes(config.fit.device):
+            bundle = train_regression(config, run, chosen.init)
     except WsiError as error:
         raise SystemExit(str(error)) from error
     log.info("bundle %s: %s", bundle.digest, run / BUNDLE_NAME)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from training.augment import AugmentConfig
 from training.data import Data, GeneratedData
 from training.data.views import Batch, training_batches, validation_batches
+from training.distributed import first_process_first, processes
 from training.fit import FitConfig, Metrics, fit, open_run, to_device
 from training.losses import weighted_focal_loss
 from training.metrics import confusion_matrix, mean_iou, pixel_accuracy
@@ -92,16 +93,17 @@ def segmentation_metrics(confusion: np.ndarray[Any, np.dtype[np.int64]]) -> Metr
 
 def train_segmentation(config: SegConfig, run: Path) -> None:
     """Train stage 1 in a run's folder, from its last checkpoint on."""
-    open_run(run, config)
+    with first_process_first():
+        open_run(run, config)
+        training = training_batches(
+            config.data.nuclei("train"),
+            config.augment,
+            batch=config.fit.batch,
+            seed=config.fit.seed,
+            workers=config.fit.workers,
+        )
+        validation = validation_batches(config.data.nuclei("validation"))
     torch.manual_seed(config.fit.seed)
-    training = training_batches(
-        config.data.nuclei("train"),
-        config.augment,
-        batch=config.fit.batch,
-        seed=config.fit.seed,
-        workers=config.fit.workers,
-    )
-    validation = validation_batches(config.data.nuclei("validation"))
     fit(run, config.fit, SegStage(config), training, validation)
 
 
@@ -114,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         config = load_yaml(chosen.config, SegConfig)
-        train_segmentation(config, chosen.run or Path("runs") / chosen.config.stem)
+        with processes(config.fit.device):
+            train_segmentation(config, chosen.run or Path("runs") / chosen.config.stem)
     except WsiError as error:
         raise SystemExit(str(error)) from error
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from training import distributed
 from training.augment import AugmentConfig, augment
 from training.data.picture import Pictures, padded, unpack
 from wsi_pipeline.errors import ConfigError
@@ -78,17 +79,31 @@ class EpochOrder(Sampler[int]):
 def training_batches(
     pictures: Pictures, config: AugmentConfig, *, batch: int, seed: int, workers: int
 ) -> tuple[DataLoader[Batch], EpochOrder]:
-    """Return batches of random views, and the order whose epoch decides which."""
+    """Return batches of random views, and the order whose epoch decides which.
+
+    Of several processes each gets its share of every batch.
+
+    Raises:
+        ConfigError: If a batch cannot be shared out evenly.
+
+    """
+    world = distributed.world()
+    if batch % world:
+        raise ConfigError(
+            f"A batch of {batch} cannot be shared out evenly to {world} processes; "
+            "choose another `batch` in the configuration's `fit`, or another --nproc-per-node."
+        )
     views = Views(pictures, config, seed)
-    order = EpochOrder(len(views), seed)
+    order = EpochOrder(len(views), seed, distributed.rank(), world)
     loader = DataLoader(
         views,
-        batch_size=batch,
+        batch_size=batch // world,
         sampler=order,
         num_workers=workers,
         drop_last=len(views) >= batch,
         multiprocessing_context="spawn" if workers else None,
         persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
     )
     return loader, order
 
