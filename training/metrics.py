@@ -1,8 +1,13 @@
-"""How good a segmentation or a score is; all over the whole set at once, never per batch."""
+"""How good a segmentation or a score is; all over the whole set at once, never per batch.
+
+What a figure says of other patients than these, an interval tells: see ``training.agreement``.
+"""
 
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
+
+from training.data.picture import IGNORED
 
 
 def confusion_matrix(
@@ -10,9 +15,11 @@ def confusion_matrix(
 ) -> NDArray[np.int64]:
     """Count pixels: int64 [classes, classes], a row per true class, a column per predicted one.
 
-    Matrices of parts of a set add up to that of the set.
+    Matrices of parts of a set add up to that of the set. Pixels whose truth is ``IGNORED`` do not
+    count.
     """
-    pairs = truth.ravel().astype(np.int64) * classes + prediction.ravel()
+    judged = truth != IGNORED
+    pairs = truth[judged].astype(np.int64) * classes + prediction[judged]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
@@ -60,14 +67,71 @@ def prediction_probability(truth: ArrayLike, prediction: ArrayLike) -> float:
         return float("nan")
     if differ_in_prediction == 0:
         return 0.5
-    tau = float(scipy.stats.kendalltau(truth, prediction, variant="b").statistic)
-    somers_d = tau * np.sqrt(differ_in_prediction / differ_in_truth)
+    somers_d = kendall_tau_b(truth, prediction) * np.sqrt(differ_in_prediction / differ_in_truth)
     return float((somers_d + 1) / 2)
+
+
+def kendall_tau_b(truth: ArrayLike, prediction: ArrayLike) -> float:
+    """Kendall's rank correlation, ties allowed for; NaN if either side is constant."""
+    return float(scipy.stats.kendalltau(truth, prediction, variant="b").statistic)
+
+
+def spearman(truth: ArrayLike, prediction: ArrayLike) -> float:
+    """Spearman's rank correlation; NaN if either side is constant."""
+    if np.ptp(truth) == 0 or np.ptp(prediction) == 0:
+        return float("nan")
+    return float(scipy.stats.spearmanr(truth, prediction).statistic)
 
 
 def mean_absolute_error(truth: ArrayLike, prediction: ArrayLike) -> float:
     """Mean distance between score and truth: the paper's L1."""
-    return float(np.mean(np.abs(np.asarray(truth, float) - np.asarray(prediction, float))))
+    return float(np.mean(np.abs(_errors(truth, prediction))))
+
+
+def mean_squared_error(truth: ArrayLike, prediction: ArrayLike) -> float:
+    """Mean squared distance between score and truth."""
+    return float(np.mean(_errors(truth, prediction) ** 2))
+
+
+def bias(truth: ArrayLike, prediction: ArrayLike) -> float:
+    """Mean of score minus truth: above 0 for a model that scores too high."""
+    return float(np.mean(_errors(truth, prediction)))
+
+
+def intraclass_correlation(ratings: ArrayLike) -> float:
+    """ICC(2,1): two-way random effects, absolute agreement, single rater.
+
+    A rater who is always off by the same amount lowers it, unlike a rank correlation.
+
+    Args:
+        ratings: [N, K], a row for each target and a column for each rater.
+
+    Returns:
+        At most 1; NaN for a single target or rater, or if there is no spread to explain.
+
+    References:
+        Shrout and Fleiss, Psychological Bulletin 86 (1979), 420-428.
+
+    """
+    ratings = np.asarray(ratings, dtype=np.float64)
+    n, k = ratings.shape
+    if n < 2 or k < 2:
+        return float("nan")
+    of_targets = ratings.mean(axis=1, keepdims=True) - ratings.mean()
+    of_raters = ratings.mean(axis=0, keepdims=True) - ratings.mean()
+    rest = ratings - ratings.mean() - of_targets - of_raters
+    between_targets = k * (of_targets**2).sum() / (n - 1)
+    between_raters = n * (of_raters**2).sum() / (k - 1)
+    residual = (rest**2).sum() / ((n - 1) * (k - 1))
+    total = between_targets + (k - 1) * residual + k * (between_raters - residual) / n
+    # What rounding leaves of a spread of zero is no spread.
+    if total <= 1e-12 * np.mean(ratings**2):
+        return float("nan")
+    return float((between_targets - residual) / total)
+
+
+def _errors(truth: ArrayLike, prediction: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(prediction, dtype=np.float64) - np.asarray(truth, dtype=np.float64)
 
 
 def _unequal_pairs(values: NDArray[np.generic]) -> float:

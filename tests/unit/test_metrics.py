@@ -7,13 +7,19 @@ import sklearn.metrics
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from training.data.picture import IGNORED
 from training.metrics import (
+    bias,
     confusion_matrix,
     intersection_over_union,
+    intraclass_correlation,
+    kendall_tau_b,
     mean_absolute_error,
     mean_iou,
+    mean_squared_error,
     pixel_accuracy,
     prediction_probability,
+    spearman,
 )
 
 LEVELS = st.integers(0, 6).map(lambda level: level / 6)
@@ -43,6 +49,16 @@ def test_confusion_matrices_add_up_to_that_of_the_whole_set(labels):
 def test_a_byte_of_truth_does_not_overflow():
     truth = np.full(3, 200, dtype=np.uint8)
     assert confusion_matrix(truth, truth, 201)[200, 200] == 3
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_pixels_that_nobody_judged_do_not_count(labels, kind):
+    truth, prediction = labels
+    unjudged = np.random.default_rng(2).random(truth.shape) < 0.3
+    expected = sklearn.metrics.confusion_matrix(truth[~unjudged], prediction[~unjudged])
+    part = np.where(unjudged, IGNORED, truth).astype(kind)
+    np.testing.assert_array_equal(confusion_matrix(part, prediction, 4), expected)
+    assert not confusion_matrix(np.full_like(part, IGNORED), prediction, 4).any()
 
 
 def test_iou_and_accuracy_are_scikit_learns(labels):
@@ -101,8 +117,107 @@ def test_pk_of_extremes():
     assert np.isnan(prediction_probability(np.zeros(3), [1, 2, 3]))
 
 
-def test_l1_is_scikit_learns():
+@given(PAIRS)
+def test_pk_sees_the_order_of_the_scores_alone(pairs):
+    truth, prediction = np.transpose(pairs)
+    assume(len(set(truth)) > 1)
+    pk = prediction_probability(truth, prediction)
+    assert prediction_probability(truth, np.exp(3 * prediction)) == pytest.approx(pk)
+    assert prediction_probability(np.sqrt(truth), prediction) == pytest.approx(pk)
+    assert prediction_probability(truth, -prediction) == pytest.approx(1 - pk)
+    assert prediction_probability(-truth, prediction) == pytest.approx(1 - pk)
+
+
+@given(PAIRS)
+def test_rank_correlations_are_what_their_definitions_say(pairs):
+    truth, prediction = np.transpose(pairs)
+    assume(len(set(truth)) > 1 and len(set(prediction)) > 1)
+    first, second = np.triu_indices(len(truth), 1)
+    signs = np.sign(truth[first] - truth[second]), np.sign(prediction[first] - prediction[second])
+    tau = (signs[0] * signs[1]).sum() / np.sqrt((signs[0] ** 2).sum() * (signs[1] ** 2).sum())
+    assert kendall_tau_b(truth, prediction) == pytest.approx(tau, abs=1e-12)
+    ranks = scipy.stats.rankdata(truth), scipy.stats.rankdata(prediction)
+    assert spearman(truth, prediction) == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("correlation", [kendall_tau_b, spearman])
+def test_a_constant_has_no_rank_correlation(correlation):
+    assert np.isnan(correlation([0.5, 0.5, 0.5], [1, 2, 3]))
+    assert np.isnan(correlation([1, 2, 3], [0.5, 0.5, 0.5]))
+
+
+def test_errors_are_scikit_learns():
     rng = np.random.default_rng(2)
     truth, prediction = rng.random(50), rng.random(50)
-    expected = sklearn.metrics.mean_absolute_error(truth, prediction)
-    assert mean_absolute_error(truth, prediction) == pytest.approx(expected)
+    l1 = sklearn.metrics.mean_absolute_error(truth, prediction)
+    mse = sklearn.metrics.mean_squared_error(truth, prediction)
+    assert mean_absolute_error(truth, prediction) == pytest.approx(l1)
+    assert mean_squared_error(truth, prediction) == pytest.approx(mse)
+
+
+def test_a_model_that_scores_too_high_has_a_bias_above_0():
+    assert bias([0.2, 0.4], [0.3, 0.6]) == pytest.approx(0.15)
+    assert bias([0.3, 0.6], [0.2, 0.4]) == pytest.approx(-0.15)
+
+
+SHROUT_AND_FLEISS = [
+    [9, 2, 5, 8],
+    [6, 1, 3, 2],
+    [8, 4, 6, 8],
+    [7, 1, 2, 6],
+    [10, 5, 6, 9],
+    [6, 2, 4, 7],
+]
+"""Table 2 of Psychological Bulletin 86, page 423: six targets by four judges."""
+
+
+def test_icc_of_the_published_table():
+    # Their table 3 gives the mean squares 11.24, 32.49 and 1.02; table 4 gives ICC(2,1) as .29.
+    assert intraclass_correlation(SHROUT_AND_FLEISS) == pytest.approx(0.29, abs=0.005)
+    between_targets, between_judges, residual = 11.24, 32.49, 1.02
+    expected = (between_targets - residual) / (
+        between_targets + 3 * residual + 4 * (between_judges - residual) / 6
+    )
+    assert intraclass_correlation(SHROUT_AND_FLEISS) == pytest.approx(expected, abs=5e-4)
+
+
+RATINGS = st.lists(st.tuples(LEVELS, LEVELS, LEVELS), min_size=3, max_size=12).filter(
+    lambda rows: len(set(rows)) > 1
+)
+
+
+@given(RATINGS)
+def test_icc_is_that_of_an_analysis_of_variance(rows):
+    ratings = np.array(rows)
+    n, k = ratings.shape
+    assume(np.ptp(ratings) > 0)
+    total = ((ratings - ratings.mean()) ** 2).sum()
+    targets = k * ((ratings.mean(1) - ratings.mean()) ** 2).sum()
+    raters = n * ((ratings.mean(0) - ratings.mean()) ** 2).sum()
+    residual = (total - targets - raters) / ((n - 1) * (k - 1))
+    targets, raters = targets / (n - 1), raters / (k - 1)
+    expected = (targets - residual) / (targets + (k - 1) * residual + k * (raters - residual) / n)
+    assert intraclass_correlation(ratings) == pytest.approx(expected, abs=1e-9)
+
+
+@given(RATINGS, st.permutations(range(3)))
+def test_icc_knows_no_order_and_no_unit(rows, order):
+    ratings = np.array(rows)
+    icc = intraclass_correlation(ratings)
+    assert intraclass_correlation(ratings[::-1, order]) == pytest.approx(icc, nan_ok=True)
+    assert intraclass_correlation(1 - 0.5 * ratings) == pytest.approx(icc, abs=1e-9, nan_ok=True)
+
+
+def test_icc_asks_for_the_same_scores_and_not_only_the_same_order():
+    truth = np.linspace(0, 1, 11)
+    assert intraclass_correlation(np.column_stack([truth, truth])) == pytest.approx(1)
+    assert intraclass_correlation(np.column_stack([truth, truth + 0.3])) < 0.8
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "ratings", [[[0.3, 0.3]] * 4, [[0.1, 0.2]], [[0.1], [0.2]], np.zeros((3, 2))]
+)
+def test_icc_of_too_little_is_unknown(ratings):
+    assert np.isnan(intraclass_correlation(ratings))
