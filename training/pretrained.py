@@ -4,6 +4,7 @@ Nothing is fetched unless a configuration asks for it by name.
 """
 
 import importlib.util
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,15 @@ def _efficientnet_lite0(backbone: str) -> dict[str, Tensor]:
 def _load(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ConfigError(f"There are no pretrained weights at {path}; check the path.")
-    content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read as a state dict of tensors alone; download it again, or save "
+            "one with torch.save(net.state_dict(), path)."
+        ) from error
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
-        raise ConfigError(f"{path} is no state dict; save one with torch.save(net.state_dict()).")
+        raise ConfigError(
+            f"{path} is not a state dict; save one with torch.save(net.state_dict(), path)."
+        )
     return content
