@@ -10,8 +10,9 @@ model that has seen every generated look is the more likely to take a real one f
 **Cellularity**, exactly: the area of malignant cells over the area of tissue.
 
 - A malignant cell is its nucleus and its cytoplasm: the pixels within the cytoplasm's width of a
-  malignant nucleus and inside the space its nest or duct leaves it. Nuclei of other cells that lie
-  in between (infiltrating lymphocytes) do not count. In-situ carcinoma counts, as in BreastPathQ.
+  malignant nucleus and inside the space its nest or duct leaves it, the clefts between discohesive
+  cells included. Nuclei of other cells that lie in between (infiltrating lymphocytes) do not count.
+  In-situ carcinoma counts, as in BreastPathQ.
 - Tissue is everything but the empty glass around the section. Fat vacuoles, lumens, clefts and
   vessels are tissue, as they are for a pathologist who judges the share of a tumour bed.
 - A picture without tissue has cellularity 0.
@@ -51,10 +52,13 @@ Pattern = Literal[
     "cords",
     "single cells",
     "solid",
+    "dark sheets",
+    "squamous carcinoma",
     "mixture",
 ]
 
-# How often each pattern is drawn: about two in five patches hold no cancer, as in the challenge.
+# How often each pattern is drawn: so that the cellularities are spread as BreastPathQ's are (mean
+# 0.31, a third at or near 0, a tenth at or near 1).
 PATTERN_WEIGHTS: dict[Pattern, float] = {
     "glass": 0.02,
     "fat": 0.07,
@@ -67,6 +71,8 @@ PATTERN_WEIGHTS: dict[Pattern, float] = {
     "cords": 0.10,
     "single cells": 0.05,
     "solid": 0.13,
+    "dark sheets": 0.10,
+    "squamous carcinoma": 0.05,
     "mixture": 0.10,
 }
 
@@ -159,6 +165,10 @@ def _noise(
 
     ``stretch`` makes them that much longer along ``angle`` (radians from the x axis).
     """
+    if scale >= 12 and size >= 256:  # smooth enough to be drawn small
+        small = _noise(rng, -(-size // 4), scale / 4, stretch, angle)
+        enlarged = cv2.resize(small, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+        return np.asarray(enlarged[:size, :size], dtype=np.float32)
     reach = 1.5 * size
     coarse = rng.standard_normal(
         (int(reach / scale) + 5, int(reach / (scale * stretch)) + 5), dtype=np.float32
@@ -232,6 +242,8 @@ class _Layout:
     """share of the stroma's cells that are single malignant ones"""
     infiltrate: float = 0.0
     """lymphocytes strewn over stroma and tumour, as a share of a dense packing"""
+    malignant: Literal["any", "dark", "squamous"] = "any"
+    """what the malignant cells look like"""
 
     @classmethod
     def empty(cls, size: int) -> "_Layout":
@@ -318,9 +330,14 @@ def _tumour(
     if stretch > 1:
         nests = _warp(rng, nests, 80, 20)
     layout.tissue[bed & _above(nests, density)] = Tissue.TUMOUR
+    tumour = layout.tissue == Tissue.TUMOUR
     if rng.random() < 0.35:
         holes = _above(_noise(rng, layout.size, rng.uniform(12, 30)), rng.uniform(0.02, 0.12))
-        layout.tissue[holes & (layout.tissue == Tissue.TUMOUR)] = Tissue.LUMEN
+        layout.tissue[holes & tumour] = Tissue.LUMEN
+    if rng.random() < 0.25:  # the nests have shrunk away from the stroma
+        around = _distance_to(tumour) < rng.uniform(3, 14)
+        torn = around & _above(_noise(rng, layout.size, rng.uniform(25, 70)), rng.uniform(0.2, 0.7))
+        layout.tissue[torn & bed & (layout.tissue == Tissue.STROMA)] = Tissue.LUMEN
 
 
 def _share(rng: np.random.Generator, layout: _Layout, tissue: Tissue, share: float) -> None:
@@ -344,8 +361,17 @@ def _surroundings(rng: np.random.Generator, layout: _Layout) -> None:
     if rng.random() < 0.5:
         layout.infiltrate = float(rng.uniform(0.0, 0.35) ** 1.5)
     _vessels(rng, layout)
+    if rng.random() < 0.2:
+        _tears(rng, layout)
     if rng.random() < 0.12:
         _cut_edge(rng, layout, rng.uniform(0.1, 0.7))
+
+
+def _tears(rng: np.random.Generator, layout: _Layout) -> None:
+    """Open empty clefts in the stroma."""
+    clefts = _noise(rng, layout.size, rng.uniform(12, 40), rng.uniform(1, 5), rng.uniform(0, np.pi))
+    torn = _above(_warp(rng, clefts, 60, 8), rng.uniform(0.02, 0.2))
+    layout.tissue[torn & (layout.tissue == Tissue.STROMA)] = Tissue.LUMEN
 
 
 def _cut_edge(rng: np.random.Generator, layout: _Layout, share: float) -> None:
@@ -422,11 +448,27 @@ def _pattern_single_cells(rng: np.random.Generator, layout: _Layout) -> None:
 
 
 def _pattern_solid(rng: np.random.Generator, layout: _Layout) -> None:
-    _surroundings(rng, layout)
-    _tumour(rng, layout, layout.tissue > 0, rng.uniform(0.8, 1.0), rng.uniform(40, 120))
+    if rng.random() < 0.4:
+        _surroundings(rng, layout)
+    _tumour(rng, layout, layout.tissue > 0, rng.uniform(0.85, 1.0), rng.uniform(40, 120))
     if rng.random() < 0.1:
         necrosis = _above(_noise(rng, layout.size, 120), rng.uniform(0.1, 0.4))
         layout.tissue[necrosis & (layout.tissue == Tissue.TUMOUR)] = Tissue.NECROSIS
+
+
+def _pattern_dark_sheets(rng: np.random.Generator, layout: _Layout) -> None:
+    layout.malignant = "dark"
+    if rng.random() < 0.5:
+        _surroundings(rng, layout)
+    bed = _bed(rng, layout) if rng.random() < 0.5 else layout.tissue > 0
+    stretch = rng.uniform(1, 3)
+    _tumour(rng, layout, bed, rng.uniform(0.3, 1.0), rng.uniform(25, 130), stretch)
+
+
+def _pattern_squamous_carcinoma(rng: np.random.Generator, layout: _Layout) -> None:
+    layout.malignant = "squamous"
+    _surroundings(rng, layout)
+    _tumour(rng, layout, _bed(rng, layout), rng.uniform(0.3, 1.0), rng.uniform(60, 160))
 
 
 def _pattern_mixture(rng: np.random.Generator, layout: _Layout) -> None:
@@ -448,6 +490,8 @@ _PATTERNS: dict[Pattern, Callable[[np.random.Generator, _Layout], None]] = {
     "cords": _pattern_cords,
     "single cells": _pattern_single_cells,
     "solid": _pattern_solid,
+    "dark sheets": _pattern_dark_sheets,
+    "squamous carcinoma": _pattern_squamous_carcinoma,
     "mixture": _pattern_mixture,
 }
 
@@ -597,24 +641,28 @@ def _draw_cells(
 ) -> _Cells:
     """Draw nuclei one over the other, and give malignant ones ``cytoplasm`` px inside ``room``."""
     size = room.shape[0]
-    ids = np.zeros((size, size), dtype=np.int32)
-    looks = [look for look, centre in zip(nuclei.look, nuclei.centre, strict=True) for _ in centre]
+    above, below = np.zeros((2, size, size), dtype=np.int32)
     outlines = [
         _outlines(rng, c, a, k)
         for c, a, k in zip(nuclei.centre, nuclei.angle, nuclei.look, strict=True)
     ]
     stacked = np.concatenate(outlines) if outlines else np.zeros((0, 18, 2), dtype=np.int32)
-    for i in rng.permutation(len(stacked)):
-        cv2.fillPoly(ids, [stacked[i]], int(i) + 1, shift=3)
+    order = rng.permutation(len(stacked))
+    for i in order:
+        cv2.fillPoly(above, [stacked[i]], int(i) + 1, shift=3)
+    for i in order[::-1]:
+        cv2.fillPoly(below, [stacked[i]], int(i) + 1, shift=3)
+    ids, overlap = above, above != below
+    counts = [len(centre) for centre in nuclei.centre]
 
-    def of_each(values: Sequence[float]) -> FloatField:
-        return np.concatenate([np.zeros(1), values]).astype(np.float32)
+    def of_each(value: Callable[[_Look], float]) -> FloatField:
+        return np.concatenate([[0.0], np.repeat([value(k) for k in nuclei.look], counts)]).astype(
+            np.float32
+        )
 
-    spread = rng.normal(0, 1, len(looks))
-    density = of_each(
-        [k.density * np.exp(k.density_spread * s) for k, s in zip(looks, spread, strict=True)]
-    )
-    mask = of_each([k.class_id for k in looks]).astype(np.uint8)[ids]
+    density = of_each(lambda k: k.density)
+    density *= np.exp(of_each(lambda k: k.density_spread) * _normal(rng, 1, len(density)))
+    mask = of_each(lambda k: k.class_id).astype(np.uint8)[ids]
 
     inside = ids > 0
     edge = _edges(ids)
@@ -622,10 +670,11 @@ def _draw_cells(
     middle = 1 - np.exp(-depth / 1.6)
     clumps = 0.6 * _noise(rng, size, 2.2) + 0.6 * _noise(rng, size, 4.5)
     haematoxylin = density[ids] * (
-        (1 + of_each([k.chromatin for k in looks])[ids] * clumps)
-        * (1 - of_each([k.vesicular for k in looks])[ids] * middle)
+        (1 + of_each(lambda k: k.chromatin)[ids] * clumps)
+        * (1 - of_each(lambda k: k.vesicular)[ids] * middle)
     )
-    haematoxylin[edge & inside] *= 0.85
+    haematoxylin[overlap] *= rng.uniform(1, 1.35)  # light passes both nuclei
+    haematoxylin[edge & inside] *= rng.uniform(0.65, 1.05)
     _add_nucleoli(rng, haematoxylin, nuclei, inside)
 
     malignant = mask == MALIGNANT
@@ -671,18 +720,21 @@ class _Stain:
 
 def _draw_stain(rng: np.random.Generator, kind: Literal["usual", "shifted"]) -> _Stain:
     """Draw stain vectors around those of published slides (as Macenko's method finds them)."""
-    u = rng.uniform(-1, 1, 11)
+    u = rng.uniform(-1, 1, 12)
     if kind == "shifted":
         u = np.where(u < 0, -1, 1) * (1 + 0.3 * np.abs(u))
     haematoxylin = np.array([0.63 + 0.13 * u[0], 0.69 + 0.10 * u[1], 0.30 + 0.11 * u[2]])
     eosin = np.array([0.25 + 0.18 * u[3], 0.88 + 0.08 * u[4], 0.42 + 0.18 * u[5]])
-    white = 0.935 + 0.05 * u[6]
-    tint = np.array([1.0, 1 - 0.06 * (1 + u[7]), 1 - 0.015 * (1 + u[8])])
+    haematoxylin /= np.linalg.norm(haematoxylin)
+    # In many sections nuclei take up eosin too: in some frozen ones they are but a darker red.
+    haematoxylin += min(0.65, 0.07 * (1 + u[11]) ** 3) * (eosin - haematoxylin)
+    white = 0.925 + 0.06 * u[6]
+    tint = np.array([1.0, 1 - 0.06 * (1 + u[7]), 1 - 0.015 + 0.03 * u[8]])
     return _Stain(
         (haematoxylin / np.linalg.norm(haematoxylin)).astype(np.float32),
         (eosin / np.linalg.norm(eosin)).astype(np.float32),
         (white * tint).astype(np.float32),
-        nuclei=float(1.75 * np.exp(0.5 * u[9])),
+        nuclei=float(1.6 * np.exp(0.65 * u[9])),
         ground=float(0.55 * np.exp(0.75 * u[10])),
     )
 
@@ -690,23 +742,33 @@ def _draw_stain(rng: np.random.Generator, kind: Literal["usual", "shifted"]) -> 
 def _photograph(rng: np.random.Generator, rgb: FloatField) -> NDArray[np.uint8]:
     """Blur, resample, add noise and compress, as scanners do; ``rgb`` in 0..1."""
     size = rgb.shape[0]
-    rgb = _blur(rgb, rng.uniform(0.35, 1.1))
+    rgb = _blur(rgb, rng.uniform(0.0, 0.9))
     if rng.random() < 0.35:
         out_of_focus = np.clip(0.5 + 0.6 * _noise(rng, size, rng.uniform(60, 200)), 0, 1)[..., None]
         rgb += out_of_focus * (_blur(rgb, rng.uniform(1.0, 2.2)) - rgb)
-    if rng.random() < 0.35:
+    if rng.random() < 0.4:  # scanned more coarsely: 0.69 µm/px is usual for spatial transcriptomics
         coarse = max(32, round(size * rng.uniform(0.6, 0.9)))
-        small = cv2.resize(rgb, (coarse, coarse), interpolation=cv2.INTER_AREA)
+        small = np.asarray(
+            cv2.resize(rgb, (coarse, coarse), interpolation=cv2.INTER_AREA), np.float32
+        )
+        small = _compress(rng, small) if rng.random() < 0.5 else small
         rgb = np.asarray(cv2.resize(small, (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
-    if rng.random() < 0.3:
-        rgb = rgb + rng.uniform(0.2, 0.9) * (rgb - _blur(rgb, 1.2))
+    if rng.random() < 0.4:
+        rgb = rgb + rng.uniform(0.2, 1.5) * (rgb - _blur(rgb, 1.2))
+    rgb = rgb + rng.uniform(0, 0.06) * (1 - rgb)  # stray light: nothing is quite black
     rgb = rgb + rng.uniform(0, 0.018) * rng.standard_normal(rgb.shape, dtype=np.float32)
-    picture = np.clip(np.round(rgb * 255), 0, 255).astype(np.uint8)
     if rng.random() < 0.7:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 96))]
-        _, data = cv2.imencode(".jpg", picture[..., ::-1], quality)
-        picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
-    return np.ascontiguousarray(picture)
+        rgb = _compress(rng, rgb)
+    return np.clip(np.round(rgb * 255), 0, 255).astype(np.uint8)
+
+
+def _compress(rng: np.random.Generator, rgb: FloatField) -> FloatField:
+    """Store as JPEG and read again; ``rgb`` in 0..1."""
+    picture = np.clip(np.round(rgb * 255), 0, 255).astype(np.uint8)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 96))]
+    _, data = cv2.imencode(".jpg", picture[..., ::-1], quality)
+    again = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.float32)
+    return np.ascontiguousarray(again[..., ::-1]) / np.float32(255)
 
 
 # --- rendering ---------------------------------------------------------------------------------
@@ -726,33 +788,97 @@ def _fat_cells(rng: np.random.Generator, size: int) -> FloatField:
     return np.asarray(np.clip((thickness - rng.uniform(0.1, 0.35)) * 4, 0, 1), dtype=np.float32)
 
 
+@dataclass(frozen=True)
+class _MalignantCells:
+    """How the malignant cells of one section look; lengths in px."""
+
+    nucleus: _Look
+    spacing: float
+    cytoplasm: float
+    """how far it reaches from the nucleus"""
+    cleft: float
+    """half the width of the pale gap between two cells"""
+    eosin: float
+    """of the cytoplasm, over that of usual stroma"""
+    haematoxylin: float
+
+
+def _draw_malignant(
+    rng: np.random.Generator, kind: Literal["any", "dark", "squamous"], scale: float, crisp: float
+) -> _MalignantCells:
+    """Draw the look of malignant cells.
+
+    A nucleus is 8 µm long or more, and so longer than a lymphocyte; it may be darker or paler.
+    """
+    draw = rng.random()
+    if kind == "dark" or (kind == "any" and draw < 0.25):
+        # Hyperchromatic and discohesive, with scant blue cytoplasm: all that sets such a sheet
+        # apart from lymphocytes is the size, shape and variety of its nuclei.
+        nucleus = _Look(
+            MALIGNANT, rng.uniform(15.5, 21) * scale, rng.uniform(0.1, 0.22),
+            (rng.uniform(0.45, 0.65), 0.97), rng.uniform(0.04, 0.1), rng.uniform(0.9, 1.45),
+            rng.uniform(0.15, 0.4), 0.05 + 0.15 * crisp, rng.uniform(0, 0.25) * crisp, 0.0,
+        )  # fmt: skip
+        spacing = nucleus.length * rng.uniform(0.7, 1.0)
+        return _MalignantCells(
+            nucleus, spacing, spacing, rng.uniform(0.6, 3.5),
+            rng.uniform(0.1, 0.7), rng.uniform(0.3, 1.4),
+        )  # fmt: skip
+    if kind == "squamous" or draw < 0.35:
+        nucleus = _Look(
+            MALIGNANT, rng.uniform(15, 23) * scale, rng.uniform(0.12, 0.25),
+            (rng.uniform(0.5, 0.7), 0.97), rng.uniform(0.04, 0.08), rng.uniform(0.55, 1.25),
+            rng.uniform(0.15, 0.3), 0.05 + 0.25 * crisp, rng.uniform(0, 0.7), rng.uniform(0, 1.6),
+        )  # fmt: skip
+        spacing = nucleus.length * rng.uniform(1.2, 1.9)
+        return _MalignantCells(
+            nucleus, spacing, spacing, rng.uniform(0, 1.6),
+            rng.uniform(0.8, 1.9), rng.uniform(0.0, 0.35),
+        )  # fmt: skip
+    grade = rng.random()
+    length = (rng.uniform(15.5, 19.5) + 10 * grade * rng.random()) * scale
+    nucleus = _Look(
+        MALIGNANT, length, 0.08 + 0.16 * grade,
+        (rng.uniform(0.45, 0.7), 0.97), 0.03 + 0.07 * grade, rng.uniform(0.5, 1.3),
+        0.12 + 0.2 * grade, 0.05 + (0.15 + 0.25 * grade) * crisp, rng.uniform(0, 0.75) * crisp,
+        rng.uniform(0, 1.5) * crisp,
+    )  # fmt: skip
+    spacing = nucleus.length * rng.uniform(0.75, 1.5)
+    confluent = rng.random() < 0.7  # cells touch, or each stands in its own gap
+    cytoplasm = spacing if confluent else max(2.0, (spacing - 0.8 * nucleus.length) * 0.7)
+    return _MalignantCells(
+        nucleus, spacing, cytoplasm, rng.uniform(0, 1.2),
+        rng.uniform(0.2, 1.2), rng.uniform(0.1, 0.9),
+    )  # fmt: skip
+
+
 def _place_nuclei(
     rng: np.random.Generator, layout: _Layout, walls: FloatField, fibre_angle: float
-) -> tuple[_Nuclei, BoolField, float]:
-    """Place all nuclei; also return where malignant cells may spread, and how far (px)."""
+) -> tuple[_Nuclei, BoolField, _MalignantCells]:
+    """Place all nuclei; also return where malignant cells may spread, and how they look."""
     nuclei = _Nuclei()
     tissue, size = layout.tissue, layout.size
     crisp = float(rng.uniform(0, 1))  # how much inner structure this slide's nuclei show
-    grade = float(rng.uniform(0, 1))
-    scale = float(rng.uniform(0.92, 1.12))
+    scale = float(rng.uniform(0.97, 1.1))
 
-    malignant = _Look(
-        MALIGNANT, (rng.uniform(17, 21) + 11 * grade * rng.random()) * scale, 0.08 + 0.16 * grade,
-        (0.62 - 0.1 * grade, 0.97), 0.03 + 0.07 * grade, rng.uniform(0.65, 1.2),
-        0.12 + 0.15 * grade, 0.05 + (0.15 + 0.15 * grade) * crisp, rng.uniform(0, 0.65) * crisp,
-        rng.uniform(0, 1.5) * crisp,
-    )  # fmt: skip
+    cells = _draw_malignant(rng, layout.malignant, scale, crisp)
+    malignant = cells.nucleus
     room = tissue == Tissue.TUMOUR
-    spacing = malignant.length * rng.uniform(0.75, 1.5)
-    confluent = rng.random() < 0.6  # cells touch, or each stands in its own gap
-    cytoplasm = spacing if confluent else max(2.0, (spacing - 0.8 * malignant.length) * 0.7)
-    places = _packing(rng, room, spacing, rng.uniform(0.12, 0.28))
-    places = _thin(rng, places, rng.uniform(0.85, 1.0))
-    nuclei.add(places, rng.uniform(0, np.pi, len(places)).astype(np.float32), malignant)
+    places = _packing(rng, room, cells.spacing, rng.uniform(0.12, 0.28))
+    places = _thin(rng, places, rng.uniform(0.88, 1.0))
+    # Nuclei lie anyhow, or side by side.
+    direction = 2 * _noise(rng, size, 150) if rng.random() < 0.5 else None
+    turned = (
+        rng.uniform(0, np.pi, len(places)).astype(np.float32)
+        if direction is None
+        else _at(direction, places) + _normal(rng, rng.uniform(0.2, 0.8), len(places))
+    )
+    nuclei.add(places, turned, malignant)
 
     spindle = _Look(
-        NORMAL, rng.uniform(17, 27) * scale, 0.22, (0.17, 0.42), 0.06, 0.85, 0.2, 0.12, 0.1, 0.0
-    )
+        NORMAL, rng.uniform(13, 25) * scale, 0.25, (0.18, rng.uniform(0.35, 0.6)), 0.06,
+        rng.uniform(0.6, 1.2), 0.25, 0.05 + 0.15 * crisp, rng.uniform(0, 0.4) * crisp, 0.0,
+    )  # fmt: skip
     grouping = np.clip(0.6 + 0.5 * _noise(rng, size, 70), 0, 1.5) * rng.uniform(0.1, 0.95)
     places = _packing(rng, tissue == Tissue.STROMA, rng.uniform(24, 34), 0.4)
     places = _thin(rng, places, _at(grouping, places))
@@ -773,10 +899,10 @@ def _place_nuclei(
     nuclei.add(rim, _slope(inwards, rim) + np.pi / 2, flat)
 
     lymphocyte = _Look(
-        LYMPHOCYTE, rng.uniform(13.0, 16.0) * scale, 0.07, (0.84, 1.0), 0.03,
-        rng.uniform(1.0, 1.35), 0.12, 0.05 + 0.15 * crisp, 0.0, 0.0,
+        LYMPHOCYTE, rng.uniform(11, 14) * scale, 0.06, (0.82, 1.0), 0.025,
+        rng.uniform(0.9, 1.4), 0.1, 0.05 + 0.15 * crisp, 0.0, 0.0,
     )  # fmt: skip
-    spacing = lymphocyte.length * rng.uniform(1.0, 1.25)
+    spacing = lymphocyte.length * rng.uniform(1.0, 1.35)
     crowd = _packing(rng, tissue == Tissue.LYMPHOID, spacing, rng.uniform(0.15, 0.35))
     nuclei.add(_thin(rng, crowd, rng.uniform(0.6, 0.97)), 0.0, lymphocyte)
     if layout.infiltrate > 0:
@@ -790,7 +916,7 @@ def _place_nuclei(
 
     epithelium = tissue == Tissue.EPITHELIUM
     benign = _Look(
-        NORMAL, rng.uniform(13.5, 17.5) * scale, 0.07, (0.6, 0.9), 0.03, rng.uniform(0.75, 1.1),
+        NORMAL, rng.uniform(12.5, 16.5) * scale, 0.07, (0.55, 0.9), 0.03, rng.uniform(0.6, 1.4),
         0.1, 0.05 + 0.2 * crisp, 0.35 * crisp, 0.2 * crisp,
     )  # fmt: skip
     depth = _distance_to(~epithelium)
@@ -799,14 +925,15 @@ def _place_nuclei(
 
     squamous = tissue == Tissue.SQUAMOUS
     keratinocyte = _Look(
-        NORMAL, 16 * scale, 0.1, (0.6, 0.95), 0.03, 0.85, 0.12, 0.15 * crisp, 0.3 * crisp, 0.3
-    )
+        NORMAL, rng.uniform(13, 16) * scale, 0.08, (0.6, 0.95), 0.03, rng.uniform(0.6, 1.2), 0.12,
+        0.15 * crisp, 0.4 * crisp, 0.3,
+    )  # fmt: skip
     depth = _distance_to(~squamous)
     basal = _packing(rng, squamous & (depth < 22) & (depth > 4), 14, 0.18)
     nuclei.add(basal, _slope(depth, basal), keratinocyte)
     upper = _packing(rng, squamous & (depth >= 22), rng.uniform(24, 34), 0.18)
     nuclei.add(upper, rng.uniform(0, np.pi, len(upper)).astype(np.float32), keratinocyte)
-    return nuclei, room, cytoplasm
+    return nuclei, room, cells
 
 
 def _ground(
@@ -824,11 +951,11 @@ def _ground(
     )
     bundles = _warp(rng, _noise(rng, size, rng.uniform(7, 16), 6, fibre_angle), 90, 20)
     collagen = 1 + rng.uniform(0.02, 0.25) * fibres + rng.uniform(0.02, 0.3) * bundles
-    collagen *= np.exp(rng.uniform(0, 0.6) * _noise(rng, size, rng.uniform(60, 160)))
+    collagen *= np.exp(rng.uniform(0, 0.5) * _noise(rng, size, rng.uniform(60, 160)))
     gaps = bundles + 0.4 * fibres < rng.uniform(-3.2, -1.0)
     collagen[gaps] *= rng.uniform(0.05, 0.5)
 
-    grain = 1 + 0.15 * _noise(rng, size, 3)
+    grain = 1 + 0.12 * _noise(rng, size, 3) + rng.uniform(0, 0.3) * _noise(rng, size, 1.5)
     eosin = np.zeros(len(Tissue), dtype=np.float32)
     eosin[Tissue.STROMA] = 1.0
     eosin[Tissue.LYMPHOID] = rng.uniform(0.2, 0.8)
@@ -839,14 +966,15 @@ def _ground(
     eosin[Tissue.NECROSIS] = rng.uniform(0.8, 1.6)
     eosin[Tissue.VESSEL] = rng.uniform(0.0, 0.2)
     haematoxylin = np.zeros_like(eosin)
-    haematoxylin[Tissue.STROMA] = rng.uniform(0.0, 0.25)
+    blue = rng.random() < 0.3  # basophilic, myxoid ground
+    haematoxylin[Tissue.STROMA] = rng.uniform(0.2, 0.8) if blue else rng.uniform(0.0, 0.25)
     haematoxylin[Tissue.LYMPHOID] = rng.uniform(0.05, 0.35)
     haematoxylin[Tissue.EPITHELIUM] = rng.uniform(0.2, 0.6)
     haematoxylin[Tissue.SQUAMOUS] = rng.uniform(0.2, 0.6)
     haematoxylin[Tissue.NECROSIS] = rng.uniform(0.0, 0.3)
 
-    e = eosin[tissue] * np.where(tissue == Tissue.STROMA, collagen, grain)
-    h = haematoxylin[tissue] * grain
+    e = eosin[tissue] * np.where(tissue == Tissue.STROMA, collagen * (0.5 + 0.5 * grain), grain)
+    h = haematoxylin[tissue] * grain * np.exp(rng.uniform(0, 0.5) * _noise(rng, size, 70))
     fat = tissue == Tissue.FAT
     e[fat] = (rng.uniform(0.0, 0.06) + walls * rng.uniform(0.5, 1.1))[fat]
     necrosis = tissue == Tissue.NECROSIS
@@ -870,27 +998,37 @@ def _render(rng: np.random.Generator, layout: _Layout, stain: _Stain) -> Patch:
         if (layout.tissue == Tissue.FAT).any()
         else np.zeros((size, size), dtype=np.float32)
     )
-    nuclei, room, cytoplasm = _place_nuclei(rng, layout, walls, fibre_angle)
-    cells = _draw_cells(rng, nuclei, room, cytoplasm)
+    nuclei, room, malignant = _place_nuclei(rng, layout, walls, fibre_angle)
+    cells = _draw_cells(rng, nuclei, room, malignant.cytoplasm)
     h, e = _ground(rng, layout, walls, fibre_angle)
 
     body = cells.tumour
-    texture = 1 + 0.12 * _noise(rng, size, 3) + 0.12 * _noise(rng, size, 14)
-    e = np.where(body, rng.uniform(0.3, 1.2) * texture, e)
-    h = np.where(body, rng.uniform(0.1, 0.8) * texture, h)
-    membrane = rng.uniform(-0.5, 0.4)
+    texture = 1 + rng.uniform(0.05, 0.2) * _noise(rng, size, 2.5) + 0.15 * _noise(rng, size, 14)
+    e = np.where(body, malignant.eosin * texture, e)
+    h = np.where(body, malignant.haematoxylin * texture, h)
+    membrane = rng.uniform(-0.5, 0.6)
     e[cells.borders] *= 1 + membrane
     h[cells.borders] *= 1 + membrane
+    gaps = _gaps(rng, layout, cells, malignant.cleft)
+    e *= 1 - gaps
+    h *= 1 - gaps
 
     # Below a nucleus lies less of everything else; a slight blur is the section's thickness.
-    covered = _blur((cells.mask > 0).astype(np.float32), 0.8)
-    density = (
-        (stain.ground * _blur(h, 0.7) * (1 - 0.7 * covered))[..., None] * stain.haematoxylin
-        + (stain.ground * _blur(e, 0.7) * (1 - 0.6 * covered))[..., None] * stain.eosin
-        + (stain.nuclei * _blur(cells.haematoxylin, 0.6))[..., None] * stain.haematoxylin
-    )
+    thick = rng.uniform(0.3, 0.8)
+    covered = _blur((cells.mask > 0).astype(np.float32), thick)
+    nuclear = _blur(cells.haematoxylin, thick)
+    if rng.random() < 0.25:  # a thick section: other nuclei shine through, out of focus
+        shift = tuple(rng.integers(-12, 13, 2).tolist())
+        deeper = _blur(np.roll(cells.haematoxylin, shift, (0, 1)), rng.uniform(2, 5))
+        deep = np.clip(0.5 + 0.7 * _noise(rng, size, rng.uniform(60, 200)), 0, 1)
+        nuclear += rng.uniform(0.3, 0.9) * deep * deeper * (layout.tissue != Tissue.GLASS)
+    h = stain.ground * _blur(h, thick) * (1 - 0.7 * covered) + stain.nuclei * nuclear
+    e = stain.ground * _blur(e, thick) * (1 - 0.6 * covered)
     shade = 1 + rng.uniform(0, 0.02) * _noise(rng, size, size / 2)
-    rgb = stain.glass * np.exp(-density) * shade[..., None]
+    channels = zip(stain.glass, stain.haematoxylin, stain.eosin, strict=True)
+    rgb = np.dstack(
+        [shade * glass * np.exp(-(h * per_h + e * per_e)) for glass, per_h, per_e in channels]
+    )
     _add_dirt(rng, rgb)
     return Patch(
         rgb=_photograph(rng, rgb),
@@ -900,15 +1038,37 @@ def _render(rng: np.random.Generator, layout: _Layout, stain: _Stain) -> Patch:
     )
 
 
+def _gaps(rng: np.random.Generator, layout: _Layout, cells: _Cells, cleft: float) -> FloatField:
+    """How much of the ground is missing, 0 to 1: between malignant cells, where ice has been."""
+    size = layout.size
+    gaps = np.zeros((size, size), dtype=np.float32)
+    if cleft > 0.3 and cells.borders.any():
+        width = cleft * np.clip(0.8 + 0.5 * _noise(rng, size, 25), 0.2, 2)
+        between = np.exp(-((_distance_to(cells.borders) / width) ** 2))
+        gaps = np.where(cells.tumour, rng.uniform(0.4, 1.0) * between, 0).astype(np.float32)
+    if rng.random() < 0.2:  # a frozen section
+        ice = _noise(rng, size, rng.uniform(3, 9), rng.uniform(1, 2.5), rng.uniform(0, np.pi))
+        ice += rng.uniform(0, 0.7) * _noise(rng, size, 60)
+        solid = np.isin(layout.tissue, (Tissue.GLASS, Tissue.FAT, Tissue.LUMEN))
+        holes = np.clip(2 * (ice - rng.uniform(1.0, 2.2)), 0, 1) * ~solid
+        gaps = np.maximum(gaps, rng.uniform(0.5, 1.0) * holes)
+    return np.asarray(gaps, dtype=np.float32)
+
+
 def _add_dirt(rng: np.random.Generator, rgb: FloatField) -> None:
-    """Sometimes drop a few dark grains on the section."""
-    if rng.random() < 0.8:
+    """Sometimes drop a few grains on the section: dark ones, and clear ones with a dark rim."""
+    if rng.random() < 0.75:
         return
     size = rgb.shape[0]
     for _ in range(rng.integers(1, 6)):
-        outline = _blob(rng, rng.uniform(0, size, 2), rng.uniform(2, 9))
+        centre = rng.uniform(0, size, 2)
+        outline = _blob(rng, centre, rng.uniform(2, 9))
         colour = (rng.uniform(0.05, 0.45) * np.array([1.0, 0.9, 0.8])).tolist()
         cv2.fillPoly(rgb, [np.round(outline * 8).astype(np.int32)], colour, shift=3)
+        if rng.random() < 0.5:
+            clear = centre + (outline - centre) * rng.uniform(0.4, 0.7)
+            bright = rng.uniform(0.6, 1.0, 3).tolist()
+            cv2.fillPoly(rgb, [np.round(clear * 8).astype(np.int32)], bright, shift=3)
 
 
 # --- command -----------------------------------------------------------------------------------
