@@ -1,0 +1,299 @@
+"""Look at a folder of labelled data before hours are spent on it.
+
+``python -m training.data check ROOT --contact-sheet sheet.png`` reads every file as training would,
+lists all that is wrong, and shows what is there.
+"""
+
+import argparse
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from training.data import breastpathq, consep, crchisto
+from training.data.generated import Part
+from training.data.labels import Report, reported
+from training.data.picture import LazyPictures, Picture, Pictures, of_nuclei, unpack
+from training.ground_truth import Nuclei
+from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.network import CLASSES
+
+SHOWN_FAULTS = 50
+"""Beyond these, faults are only counted."""
+
+SHOWN_PICTURES = 24
+"""How many pictures a contact sheet holds at most."""
+
+BINS = 10
+"""Bins of the histogram of cellularity."""
+
+_PARTS: tuple[Part, ...] = ("train", "validation")
+
+# In the order of CLASSES; haematoxylin and eosin come near none of them.
+_COLOURS = ((255, 255, 255), (255, 225, 0), (0, 220, 80), (0, 235, 255))
+_CELL_PX, _CAPTION_PX, _COLUMNS = 360, 24, 6
+_BAR = 6  # characters of a bin that holds everything
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Pictures of one kind and one part of a folder, as training reads them."""
+
+    kind: str
+    part: str
+    pictures: Pictures
+    """Reading one whose files are at fault raises a ``ConfigError``."""
+    nuclei: Callable[[int], Nuclei] | None = None
+    """Reads the nuclei of picture i, at 0.5 µm/px, where they are labelled."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return f"{self.kind}, {self.part}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is kept of a picture that was read."""
+
+    name: str
+    group: str
+    digest: str
+    """Of its pixels."""
+    nuclei: Counter[str]
+    """Number of nuclei by class."""
+    cellularity: float
+    judged: bool
+    """Whether raters gave the cellularity; otherwise it is derived from the mask."""
+    tile: Image.Image | None
+    """The picture with its labels drawn in, if it was chosen for the contact sheet."""
+
+
+def labelled_sets(root: Path, report: Report) -> list[LabelledSet]:
+    """Return the sets of a folder, whose layout its files tell.
+
+    Raises:
+        ConfigError: If the layout is none that training reads.
+
+    """
+    datasets = breastpathq.datasets(root)
+    if any((datasets / name).exists() for name in ("cells", *breastpathq.TABLES.values())):
+        return list(_breastpathq_sets(root, report))
+    if any(root.glob("train_*_type.png")):
+        return [_consep_set(root)]
+    if any(any((root / part).glob("*.csv")) for part in _PARTS):
+        return [_crchisto_set(root, part, report) for part in _PARTS]
+    raise ConfigError(
+        f"{root} holds no layout that is known: BreastPathQ has datasets/train_labels.csv and "
+        "datasets/cells, CoNSeP train_1.png and train_1_type.png, CRCHistoPhenotypes "
+        "train/img1.png and train/img1.csv. Name the folder that holds these."
+    )
+
+
+def read_set(source: LabelledSet, tiles: int, report: Report) -> list[Entry]:
+    """Read every picture of a set, and draw ``tiles`` of them, evenly chosen."""
+    count = len(source.pictures)
+    drawn = set(np.linspace(0, count - 1, min(count, tiles)).round().astype(int).tolist())
+    entries = []
+    for i in track(range(count), f"reading {source.name}", console=Console(stderr=True)):
+        with reported(report):
+            picture = source.pictures[i]
+            nuclei = source.nuclei(i) if source.nuclei else None
+            entries.append(
+                Entry(
+                    name=picture.name,
+                    group=picture.group,
+                    digest=hashlib.sha256(picture.sample[..., :3].tobytes()).hexdigest(),
+                    nuclei=Counter(CLASSES[c] for c in nuclei.classes) if nuclei else Counter(),
+                    cellularity=picture.cellularity,
+                    judged=bool(picture.scores),
+                    tile=draw_tile(picture, nuclei) if i in drawn else None,
+                )
+            )
+    return entries
+
+
+def leaks(one: Sequence[Entry], other: Sequence[Entry]) -> Iterator[str]:
+    """Say what two parts have in common: a network would be judged by what it has learnt."""
+    for group in sorted({entry.group for entry in one} & {entry.group for entry in other}):
+        yield f"{group} has pictures in both; move all of them to one side."
+    twins = {entry.digest: entry.name for entry in one}
+    for entry in other:
+        if entry.digest in twins:
+            yield f"{twins[entry.digest]} and {entry.name} are the same picture; remove one."
+
+
+def summary(found: dict[str, list[Entry]]) -> Table:
+    """Tabulate what was read: a column per set, a row per figure, then the histogram."""
+    table = Table()
+    table.add_column(no_wrap=True)
+    for name in found:
+        table.add_column(name.replace(", ", "\n"), justify="right", no_wrap=True)
+    rows = zip(*(_figures(entries) for entries in found.values()), strict=True)
+    for label, row in zip(_FIGURES, rows, strict=True):
+        table.add_row(label, *row, end_section=label == _FIGURES[-BINS - 1])
+    return table
+
+
+def draw_tile(picture: Picture, nuclei: Nuclei | None) -> Image.Image:
+    """Draw a picture small, its nuclei outlined and dotted in the colour of their class."""
+    height, width = picture.sample.shape[:2]
+    scale = _CELL_PX / max(height, width)
+    size = (round(width * scale), round(height * scale))
+    patch = unpack(picture.sample)
+    rgb = cv2.resize(np.ascontiguousarray(patch.rgb), size, interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(patch.mask, size, interpolation=cv2.INTER_NEAREST)
+    for c, colour in enumerate(_COLOURS[1:], 1):
+        where = (mask == c).astype(np.uint8)
+        outlines, _ = cv2.findContours(where, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(rgb, outlines, -1, colour)
+    tile = Image.new("RGB", (_CELL_PX, _CELL_PX + _CAPTION_PX), "white")
+    # At the bottom of its cell, next to its caption.
+    above = _CELL_PX - size[1]
+    tile.paste(Image.fromarray(rgb), (0, above))
+    pen = ImageDraw.Draw(tile)
+    if nuclei:
+        dots = nuclei.xy * scale + (0, above)
+        for (x, y), c in zip(dots.tolist(), nuclei.classes, strict=True):
+            pen.ellipse((x - 1, y - 1, x + 1, y + 1), fill=_COLOURS[c])
+    scores = picture.scores or (picture.cellularity,)
+    score = " / ".join(f"{score:.2f}" for score in scores) + ("" if picture.scores else " derived")
+    font = ImageFont.load_default(14)
+    pen.text((2, _CELL_PX + 3), picture.name, fill="black", font=font)
+    pen.text((_CELL_PX - 4, _CELL_PX + 3), score, fill="black", font=font, anchor="ra")
+    return tile
+
+
+def contact_sheet(tiles: Sequence[Image.Image]) -> Image.Image:
+    """Lay tiles out in rows, under a key to the colours."""
+    columns = min(_COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    width, height = _CELL_PX + 6, _CELL_PX + _CAPTION_PX + 6
+    sheet = Image.new("RGB", (columns * width, _CAPTION_PX + rows * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    x = 4.0
+    font = ImageFont.load_default(14)
+    for name, colour in zip(CLASSES[1:], _COLOURS[1:], strict=True):
+        pen.rectangle((x, 6, x + 12, 18), fill=colour, outline="black")
+        pen.text((x + 18, 3), name, fill="black", font=font)
+        x += 40 + pen.textlength(name, font=font)
+    for i, tile in enumerate(tiles):
+        row, column = divmod(i, columns)
+        sheet.paste(tile, (column * width, _CAPTION_PX + row * height))
+    return sheet
+
+
+def check(root: Path, sheet: Path | None = None) -> list[str]:
+    """Read a folder of labelled data, print what is there, and return all that is wrong with it."""
+    faults: list[str] = []
+    found: dict[str, list[Entry]] = {}
+    with reported(faults.append):
+        sets = labelled_sets(root, faults.append)
+        tiles = max(1, SHOWN_PICTURES // max(1, len(sets)))
+        found = {source.name: read_set(source, tiles, faults.append) for source in sets}
+        for one, other in combinations(sets, 2):
+            if one.kind == other.kind:
+                pair = f"{one.name} and {other.part}"
+                shared = leaks(found[one.name], found[other.name])
+                faults += [f"{pair}: {leak}" for leak in shared]
+    drawn = [entry.tile for entries in found.values() for entry in entries if entry.tile]
+    if found:
+        Console().print(summary(found))
+    if sheet and drawn:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(sheet) as partial_path:
+            contact_sheet(drawn).save(partial_path, format="PNG")
+    return faults
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Work with folders of labelled data."""
+    parser = argparse.ArgumentParser(prog="python -m training.data", description=main.__doc__)
+    commands = parser.add_subparsers(required=True, metavar="check")
+    command = commands.add_parser(
+        "check", help="validate a folder and show what it holds", description=__doc__
+    )
+    command.add_argument("root", type=Path, metavar="ROOT", help="folder as it was downloaded")
+    command.add_argument("--contact-sheet", type=Path, metavar="FILE", help="PNG to draw")
+    chosen = parser.parse_args(arguments)
+    faults = check(chosen.root, chosen.contact_sheet)
+    screen = Console(soft_wrap=True, markup=False, highlight=False)
+    for fault in faults[:SHOWN_FAULTS]:
+        screen.print(fault)
+    if len(faults) > SHOWN_FAULTS:
+        screen.print(f"… and {len(faults) - SHOWN_FAULTS} more")
+    if faults:
+        raise SystemExit(1)
+    screen.print("no faults found")
+
+
+def _breastpathq_sets(root: Path, report: Report) -> Iterator[LabelledSet]:
+    regions = breastpathq.find_regions(root, report)
+
+    def nuclei(i: int) -> Nuclei:
+        return breastpathq.read_region(regions[i])[1]
+
+    pictures = breastpathq.region_pictures(regions)
+    yield LabelledSet("regions", "all", pictures, nuclei)
+    for part in breastpathq.TABLES:
+        optional = part == "test" and not (breastpathq.datasets(root) / part).exists()
+        if not optional:
+            patches = breastpathq.find_patches(root, part, report)
+            yield LabelledSet("patches", part, breastpathq.patch_pictures(patches))
+
+
+def _crchisto_set(root: Path, part: Part, report: Report) -> LabelledSet:
+    images = crchisto.find_images(root, part, report)
+
+    def nuclei(i: int) -> Nuclei:
+        return crchisto.read_image(images[i])[1]
+
+    return LabelledSet("images", part, crchisto.pictures(images), nuclei)
+
+
+def _consep_set(root: Path) -> LabelledSet:
+    numbers = consep.image_numbers(root)
+
+    def read(i: int) -> Picture:
+        rgb = consep.read_image(root, numbers[i])
+        mask = consep.outline_mask(consep.read_types(root, numbers[i])[1])
+        name = f"train_{numbers[i]}"
+        return Picture(name=name, group=name, sample=of_nuclei(rgb, mask))
+
+    def nuclei(i: int) -> Nuclei:
+        return consep.read_nuclei(root, numbers[i])
+
+    pictures = LazyPictures(len(numbers), read)
+    return LabelledSet("images", "all", pictures, nuclei)
+
+
+_FIGURES = (
+    *("pictures", "slides or images", *(f"{name} nuclei" for name in CLASSES[1:])),
+    *("cellularity is", "its mean"),
+    *(f"{i / BINS:.1f} to {(i + 1) / BINS:.1f}" for i in range(BINS)),
+)
+
+
+def _figures(entries: list[Entry]) -> list[str]:
+    """Return the figures of a set in the order of ``_FIGURES``."""
+    nuclei = sum((entry.nuclei for entry in entries), Counter[str]())
+    cellularity = [entry.cellularity for entry in entries]
+    counts, _ = np.histogram(cellularity, BINS, (0, 1))
+    return [
+        f"{len(entries)}",
+        f"{len({entry.group for entry in entries})}",
+        *(f"{nuclei[name]}" if nuclei else "–" for name in CLASSES[1:]),
+        "judged" if any(entry.judged for entry in entries) else "derived",
+        f"{np.mean(cellularity):.3f}" if cellularity else "–",
+        *(f"{'█' * round(_BAR * n / max(1, len(entries))):{_BAR}} {n:4d}" for n in counts),
+    ]
