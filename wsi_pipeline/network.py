@@ -52,8 +52,10 @@ _LARGEST_LOGIT = 16.0
 
 # The modules of timm whose networks are a plain sequence of children up to the global pooling, with
 # residual stages that can be strided; and those of them that can be dilated to output stride 16.
-_REGRESSION_FAMILIES = ("resnet", "senet", "efficientnet")
+_CUT_FAMILIES = ("resnet", "senet", "efficientnet")
 _SEGMENTATION_FAMILIES = ("resnet", "efficientnet")
+# Networks of cells, each of which reads the two before it: nowhere can they be cut in two.
+_UNCUT_FAMILIES = ("nasnet", "pnasnet")
 
 
 _Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -65,7 +67,8 @@ class Architecture(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     regression_backbone: str
-    """A timm network of the ResNet, SENet or EfficientNet families, such as ``resnet101``."""
+    """A timm network of the ResNet, SENet or EfficientNet families, such as ``resnet101``; for the
+    plain regression also ``nasnetalarge`` or ``pnasnet5large``."""
     segmentation_backbone: str | None = None
     """A timm network of the ResNet or EfficientNet families; None is the plain regression."""
     classes: tuple[str, ...] = Field(default=CLASSES, min_length=2)
@@ -218,24 +221,16 @@ class RegressionBackbone(nn.Module):
     """A timm classification network, cut where guidance enters, without its classifier.
 
     ``early`` is the stem with stages 1 and 2 and ends at stride 16; ``late`` is stages 3 and 4 with
-    whatever precedes the global pooling, and ends at stride 64.
+    whatever precedes the global pooling, and ends at stride 64. A NASNet cannot be cut: all of it
+    is ``early``, and ``guidable`` is False.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        _require_family(name, _REGRESSION_FAMILIES, "regression")
-        model: Any = timm.create_model(name, pretrained=False)
-        ends: dict[int, str] = {info["reduction"]: info["module"] for info in model.feature_info}
-        parts = OrderedDict(_parts(model, ends.values()))
-        first_blocks = [block for part in parts.values() if (block := _first_block(part))]
-        if ends.get(8) not in parts or len(first_blocks) < 2:
-            raise ConfigError(_misfit(name, "its stages cannot be told apart"))
-        _stride_like(first_blocks[0], first_blocks[1], name)
-
-        cut = list(parts).index(ends[8]) + 1
-        named = [(part.replace(".", "_"), module) for part, module in parts.items()]
-        self.early = nn.Sequential(OrderedDict(named[:cut]))
-        self.late = nn.Sequential(OrderedDict(named[cut:]))
+        family = _require_family(name, (*_CUT_FAMILIES, *_UNCUT_FAMILIES), "regression")
+        model = timm.create_model(name, pretrained=False)
+        self.guidable = family in _CUT_FAMILIES
+        self.early, self.late = _cut(model, name) if self.guidable else _uncut(model)
         _initialise(self)
         self.guided_channels, self.out_channels = self._probe(name)
 
@@ -253,7 +248,8 @@ class RegressionBackbone(nn.Module):
         late = self.late(early)
         self.train()
         strides = side / early.shape[-1], side / late.shape[-1]
-        if strides != (SEGMENTATION_STRIDE, REGRESSION_STRIDE):
+        promised = SEGMENTATION_STRIDE if self.guidable else REGRESSION_STRIDE, REGRESSION_STRIDE
+        if strides != promised:
             raise ConfigError(_misfit(name, f"its stages end at other strides: {strides}"))
         return early.shape[1], late.shape[1]
 
@@ -294,6 +290,11 @@ class GuidedRegressionNetwork(RegressionNetwork):
             architecture.mean,
             architecture.std,
         )
+        if not self.regression.guidable:
+            cause = (
+                "its cells cannot be cut where guidance enters, so it serves the plain regression"
+            )
+            raise ConfigError(_misfit(architecture.regression_backbone, cause))
         channels = self.regression.guided_channels
         self.fuse = nn.Sequential(
             *_convolution(GUIDANCE_CHANNELS + channels, GUIDANCE_CHANNELS, kernel=3),
@@ -340,7 +341,7 @@ def build_network(architecture: Architecture) -> RegressionNetwork:
     return GuidedRegressionNetwork(architecture)
 
 
-def _require_family(name: str, families: tuple[str, ...], role: str) -> None:
+def _require_family(name: str, families: tuple[str, ...], role: str) -> str:
     # A plain, registered name alone: timm would also take tags and fetch "hf-hub:" addresses.
     known = timm.is_model(name) and not set(name) & set(".:/")
     if not known:
@@ -348,16 +349,58 @@ def _require_family(name: str, families: tuple[str, ...], role: str) -> None:
             f"{name!r} is no network that timm {timm.__version__} knows; "
             "take a plain name without tag, such as 'resnet101' or 'tf_efficientnet_lite0'."
         )
-    if timm.model_entrypoint(name).__module__.removeprefix("timm.models.") not in families:
+    family = timm.model_entrypoint(name).__module__.removeprefix("timm.models.")
+    if family not in families:
         raise ConfigError(_misfit(name, f"it is of no family that serves as {role} backbone"))
+    return family
 
 
 def _misfit(name: str, cause: str) -> str:
     return (
         f"The backbone {name!r} does not fit: {cause}. What fits is the ResNet, "
-        "ResNeXt, SE-ResNet and EfficientNet networks of timm, and for regression also its legacy "
-        "SENets."
+        "ResNeXt, SE-ResNet and EfficientNet networks of timm, for regression also its legacy "
+        "SENets, and for plain regression its NASNets."
     )
+
+
+def _cut(model: Any, name: str) -> tuple[nn.Module, nn.Module]:  # noqa: ANN401
+    """Stride a network's first stage by 2, and part it behind its second."""
+    ends: dict[int, str] = {info["reduction"]: info["module"] for info in model.feature_info}
+    parts = OrderedDict(_parts(model, ends.values()))
+    first_blocks = [block for part in parts.values() if (block := _first_block(part))]
+    if ends.get(8) not in parts or len(first_blocks) < 2:
+        raise ConfigError(_misfit(name, "its stages cannot be told apart"))
+    _stride_like(first_blocks[0], first_blocks[1], name)
+
+    cut = list(parts).index(ends[8]) + 1
+    named = [(part.replace(".", "_"), module) for part, module in parts.items()]
+    return nn.Sequential(OrderedDict(named[:cut])), nn.Sequential(OrderedDict(named[cut:]))
+
+
+class _Cells(nn.Module):
+    """A NASNet up to its global pooling, at stride 64.
+
+    All its cells before the first reduction have stride 1 and wire two earlier maps, so none can be
+    strided alone. A max pooling behind the first convolution, where ResNets have theirs, halves the
+    resolution instead.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        first, convolution = next(model.named_children())
+        model.set_submodule(
+            first, nn.Sequential(convolution, nn.MaxPool2d(kernel_size=3, stride=2, padding=1))
+        )
+        self.model: Any = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        features: Tensor = self.model.forward_features(image)
+        return features
+
+
+def _uncut(model: Any) -> tuple[nn.Module, nn.Module]:  # noqa: ANN401
+    model.reset_classifier(0, global_pool="")
+    return _Cells(model), nn.Identity()
 
 
 def _parts(model: nn.Module, ends: Collection[str]) -> Iterator[tuple[str, nn.Module]]:

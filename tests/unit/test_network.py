@@ -89,6 +89,57 @@ def test_every_backbone_of_the_paper_fits(backbone):
     assert network.late(features).shape == (2, last, 8, 8)
 
 
+# Networks of cells, for the plain regression alone, with the channels they end in.
+UNCUT = {"nasnetalarge": 4032, "pnasnet5large": 4320}
+
+# The paper's table 6, as plain networks.
+TABLE_6 = ("resnet101", "resnet152", "resnext101_32x4d", "legacy_senet154", "nasnetalarge")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", UNCUT)
+def test_a_nasnet_ends_at_stride_64_too(backbone):
+    with torch.device("meta"):
+        network = build_network(Architecture(regression_backbone=backbone)).eval()
+        patches = torch.zeros(2, 512, 512, 3, dtype=torch.uint8)
+    features = network.regression(network.normalise(patches))
+    assert features.shape == (2, UNCUT[backbone], 8, 8)
+    assert network(patches).score.shape == (2,)
+
+
+def test_a_nasnet_has_no_place_for_guidance():
+    architecture = Architecture(
+        regression_backbone="nasnetalarge", segmentation_backbone="resnet18"
+    )
+    with (
+        torch.device("meta"),
+        pytest.raises(ConfigError, match=r"'nasnetalarge' does not fit.*plain regression"),
+    ):
+        build_network(architecture)
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "resnet50",
+        "resnext50_32x4d",
+        "legacy_seresnet50",
+        *(pytest.param(name, marks=pytest.mark.long) for name in (*TABLE_6, "pnasnet5large")),
+    ],
+)
+def test_a_plain_network_scores_and_learns(backbone):
+    torch.manual_seed(0)
+    network = build_network(Architecture(regression_backbone=backbone))
+    patches = pixels(2)
+    score = network(patches).score
+    assert ((score > 0.2) & (score < 0.8)).all()
+    score.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    with torch.no_grad():
+        score = network.eval()(patches).score
+    assert ((score > 0) & (score < 1)).all()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("backbone", "segmentation"),
