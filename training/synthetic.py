@@ -70,7 +70,7 @@ PATTERN_WEIGHTS: dict[Pattern, float] = {
     "nests": 0.15,
     "cords": 0.10,
     "single cells": 0.05,
-    "solid": 0.13,
+    "solid": 0.15,
     "dark sheets": 0.10,
     "squamous carcinoma": 0.05,
     "mixture": 0.10,
@@ -207,6 +207,7 @@ def _warp(rng: np.random.Generator, picture: FloatField, scale: float, reach: fl
 
 
 def _blur(picture: FloatField, sigma: float) -> FloatField:
+    """Blur; hardly at all where ``sigma`` is 0 or less."""
     return np.asarray(cv2.GaussianBlur(picture, (0, 0), max(0.05, sigma)), dtype=np.float32)
 
 
@@ -450,7 +451,7 @@ def _pattern_single_cells(rng: np.random.Generator, layout: _Layout) -> None:
 def _pattern_solid(rng: np.random.Generator, layout: _Layout) -> None:
     if rng.random() < 0.4:
         _surroundings(rng, layout)
-    _tumour(rng, layout, layout.tissue > 0, rng.uniform(0.85, 1.0), rng.uniform(40, 120))
+    _tumour(rng, layout, layout.tissue > 0, 1 - 0.12 * rng.random() ** 2, rng.uniform(40, 120))
     if rng.random() < 0.1:
         necrosis = _above(_noise(rng, layout.size, 120), rng.uniform(0.1, 0.4))
         layout.tissue[necrosis & (layout.tissue == Tissue.TUMOUR)] = Tissue.NECROSIS
@@ -742,7 +743,7 @@ def _draw_stain(rng: np.random.Generator, kind: Literal["usual", "shifted"]) -> 
 def _photograph(rng: np.random.Generator, rgb: FloatField) -> NDArray[np.uint8]:
     """Blur, resample, add noise and compress, as scanners do; ``rgb`` in 0..1."""
     size = rgb.shape[0]
-    rgb = _blur(rgb, rng.uniform(0.0, 0.9))
+    rgb = _blur(rgb, rng.uniform(-0.5, 0.9))
     if rng.random() < 0.35:
         out_of_focus = np.clip(0.5 + 0.6 * _noise(rng, size, rng.uniform(60, 200)), 0, 1)[..., None]
         rgb += out_of_focus * (_blur(rgb, rng.uniform(1.0, 2.2)) - rgb)
@@ -808,14 +809,15 @@ def _draw_malignant(
 ) -> _MalignantCells:
     """Draw the look of malignant cells.
 
-    A nucleus is 8 µm long or more, and so longer than a lymphocyte; it may be darker or paler.
+    Its usual nucleus is 7.2 to 16 µm long, and longer than the lymphocytes of its section (5.3 to
+    7.6 µm); it may be darker or paler than they.
     """
     draw = rng.random()
     if kind == "dark" or (kind == "any" and draw < 0.25):
         # Hyperchromatic and discohesive, with scant blue cytoplasm: all that sets such a sheet
         # apart from lymphocytes is the size, shape and variety of its nuclei.
         nucleus = _Look(
-            MALIGNANT, rng.uniform(15.5, 21) * scale, rng.uniform(0.1, 0.22),
+            MALIGNANT, rng.uniform(14.8, 20) * scale, rng.uniform(0.1, 0.22),
             (rng.uniform(0.45, 0.65), 0.97), rng.uniform(0.04, 0.1), rng.uniform(0.9, 1.45),
             rng.uniform(0.15, 0.4), 0.05 + 0.15 * crisp, rng.uniform(0, 0.25) * crisp, 0.0,
         )  # fmt: skip
@@ -826,7 +828,7 @@ def _draw_malignant(
         )  # fmt: skip
     if kind == "squamous" or draw < 0.35:
         nucleus = _Look(
-            MALIGNANT, rng.uniform(15, 23) * scale, rng.uniform(0.12, 0.25),
+            MALIGNANT, rng.uniform(14.8, 21) * scale, rng.uniform(0.12, 0.25),
             (rng.uniform(0.5, 0.7), 0.97), rng.uniform(0.04, 0.08), rng.uniform(0.55, 1.25),
             rng.uniform(0.15, 0.3), 0.05 + 0.25 * crisp, rng.uniform(0, 0.7), rng.uniform(0, 1.6),
         )  # fmt: skip
@@ -836,7 +838,7 @@ def _draw_malignant(
             rng.uniform(0.8, 1.9), rng.uniform(0.0, 0.35),
         )  # fmt: skip
     grade = rng.random()
-    length = (rng.uniform(15.5, 19.5) + 10 * grade * rng.random()) * scale
+    length = (rng.uniform(14.8, 18.5) + 10 * grade * rng.random()) * scale
     nucleus = _Look(
         MALIGNANT, length, 0.08 + 0.16 * grade,
         (rng.uniform(0.45, 0.7), 0.97), 0.03 + 0.07 * grade, rng.uniform(0.5, 1.3),
@@ -899,7 +901,7 @@ def _place_nuclei(
     nuclei.add(rim, _slope(inwards, rim) + np.pi / 2, flat)
 
     lymphocyte = _Look(
-        LYMPHOCYTE, rng.uniform(11, 14) * scale, 0.06, (0.82, 1.0), 0.025,
+        LYMPHOCYTE, rng.uniform(11, 13.8) * scale, 0.06, (0.82, 1.0), 0.025,
         rng.uniform(0.9, 1.4), 0.1, 0.05 + 0.15 * crisp, 0.0, 0.0,
     )  # fmt: skip
     spacing = lymphocyte.length * rng.uniform(1.0, 1.35)
@@ -920,7 +922,7 @@ def _place_nuclei(
         0.1, 0.05 + 0.2 * crisp, 0.35 * crisp, 0.2 * crisp,
     )  # fmt: skip
     depth = _distance_to(~epithelium)
-    places = _packing(rng, epithelium & (depth > 3), benign.length * rng.uniform(0.8, 1.05))
+    places = _packing(rng, epithelium & (depth > 3), benign.length * rng.uniform(0.6, 1.05))
     nuclei.add(places, _slope(depth, places), benign)
 
     squamous = tissue == Tissue.SQUAMOUS
@@ -966,7 +968,7 @@ def _ground(
     eosin[Tissue.NECROSIS] = rng.uniform(0.8, 1.6)
     eosin[Tissue.VESSEL] = rng.uniform(0.0, 0.2)
     haematoxylin = np.zeros_like(eosin)
-    blue = rng.random() < 0.3  # basophilic, myxoid ground
+    blue = rng.random() < 0.4  # basophilic, myxoid ground
     haematoxylin[Tissue.STROMA] = rng.uniform(0.2, 0.8) if blue else rng.uniform(0.0, 0.25)
     haematoxylin[Tissue.LYMPHOID] = rng.uniform(0.05, 0.35)
     haematoxylin[Tissue.EPITHELIUM] = rng.uniform(0.2, 0.6)

@@ -11,6 +11,7 @@ from training.synthetic import (
     NORMAL,
     PATTERN_WEIGHTS,
     SyntheticConfig,
+    _draw_malignant,
     generate_patch,
     generate_region,
     main,
@@ -81,6 +82,58 @@ def test_lymphocytes_have_the_size_of_lymphocytes():
     # Touching nuclei make the larger components; the usual single one is 6 to 9 µm across.
     single = np.percentile(stats[1:, cv2.CC_STAT_AREA], 25)
     assert 5 <= 2 * np.sqrt(single / np.pi) * 0.5 <= 10
+
+
+def round_nuclei_um(patch, class_id):
+    """Diameters, µm, of the nuclei of a class that touch no other."""
+    marked = (patch.mask == class_id).astype(np.uint8)
+    contours, _ = cv2.findContours(marked, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    areas = np.array([[cv2.contourArea(c), cv2.contourArea(cv2.convexHull(c))] for c in contours])
+    areas = areas[areas[:, 0] > 40]
+    return 0.5 * 2 * np.sqrt(areas[areas[:, 0] > 0.93 * areas[:, 1], 0] / np.pi)
+
+
+def test_malignant_nuclei_are_larger_than_lymphocytes():
+    lymphocytes = [round_nuclei_um(make("lymphocytes", s), LYMPHOCYTE) for s in range(8)]
+    dark = [round_nuclei_um(make("dark sheets", s), MALIGNANT) for s in range(8)]
+    squamous = [round_nuclei_um(make("squamous carcinoma", s), MALIGNANT) for s in range(8)]
+    assert 4.5 < np.median(np.concatenate(lymphocytes)) < 7.5
+    assert 6.5 < np.median(np.concatenate(dark)) < 12
+    assert 6.5 < np.median(np.concatenate(squamous)) < 13
+
+
+@pytest.mark.parametrize("kind", ["any", "dark", "squamous"])
+def test_no_malignant_look_has_the_size_of_a_lymphocyte(kind):
+    rng = np.random.default_rng(0)
+    looks = [_draw_malignant(rng, kind, scale=1.0, crisp=0.5).nucleus for _ in range(200)]
+    longest_lymphocyte_px = 13.8
+    assert min(look.length for look in looks) > 1.05 * longest_lymphocyte_px
+    assert max(look.length for look in looks) < 16 / 0.5
+    densities = [look.density for look in looks]
+    assert min(densities) < 0.95 < 1.2 < max(densities)  # lymphocytes have 0.9 to 1.4
+
+
+@pytest.mark.parametrize("pattern", ["dark sheets", "squamous carcinoma"])
+def test_sheets_are_tumour_from_cell_to_cell(pattern):
+    patches = [make(pattern, seed) for seed in range(6)]
+    for patch in patches:
+        assert patch.cellularity == np.sum(patch.tumour) / np.sum(patch.tissue)
+        # Malignant cells hold most, not just the nuclei, of what lies between the nuclei.
+        nuclei = (patch.mask == MALIGNANT).astype(np.uint8)
+        between = cv2.morphologyEx(nuclei, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
+        between &= patch.mask == BACKGROUND
+        assert patch.tumour[between].mean() > 0.7
+    assert max(patch.cellularity for patch in patches) > 0.6
+
+
+def test_cellularities_are_spread_as_those_of_breastpathq():
+    rng = np.random.default_rng(0)
+    scores = np.array(
+        [generate_patch(rng, SyntheticConfig(size=128)).cellularity for _ in range(150)]
+    )
+    assert 0.22 < scores.mean() < 0.40  # 0.31 in the challenge's training set
+    assert 0.2 < (scores < 0.02).mean() < 0.45  # 0.28
+    assert 0.03 < (scores > 0.9).mean() < 0.2  # 0.10
 
 
 def test_the_same_seed_gives_the_same_patch():
