@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig
-from training.data import Data, GeneratedData
+from training.data import Data, GeneratedData, under
 from training.data.picture import Pictures, windows
 from training.data.views import Batch, training_batches, validation_batches
 from training.distributed import first_process_first, is_first, processes
@@ -217,11 +217,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.reg", description=main.__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML file")
     parser.add_argument("--init", type=Path, help="run to start from, usually of stage 1")
+    parser.add_argument(
+        "--data", type=Path, default=Path(), help="folder that the data's root is relative to"
+    )
     parser.add_argument("--run", type=Path, help="folder of the run; runs/<name of the config>")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         config = load_yaml(chosen.config, RegConfig)
+        config = config.model_copy(update={"data": under(config.data, chosen.data)})
         run = chosen.run or Path("runs") / chosen.config.stem
         with processes(config.fit.device):
             bundle = train_regression(config, run, chosen.init)

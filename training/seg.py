@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig
-from training.data import Data, GeneratedData
+from training.data import Data, GeneratedData, under
 from training.data.views import Batch, training_batches, validation_batches
 from training.distributed import first_process_first, processes
 from training.fit import FitConfig, Metrics, fit, open_run, to_device
@@ -76,12 +76,19 @@ class SegStage:
         self, network: nn.Module, batches: DataLoader[Any], device: torch.device
     ) -> Metrics:
         """Return the mean IoU and each class's pixel accuracy over the whole set."""
-        confusion = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
-        for batch in batches:
-            pixels, mask, _ = to_device(batch, device)
-            predicted = network(pixels).argmax(1)
-            confusion += confusion_matrix(mask.cpu().numpy(), predicted.cpu().numpy(), len(CLASSES))
-        return segmentation_metrics(confusion)
+        return segmentation_metrics(confusion_over(network, batches, device))
+
+
+def confusion_over(
+    network: nn.Module, batches: DataLoader[Any], device: torch.device
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Count a whole set's judged pixels by true and predicted class, int64 [classes, classes]."""
+    confusion = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
+    for batch in batches:
+        pixels, mask, _ = to_device(batch, device)
+        predicted = network(pixels).argmax(1)
+        confusion += confusion_matrix(mask.cpu().numpy(), predicted.cpu().numpy(), len(CLASSES))
+    return confusion
 
 
 def segmentation_metrics(confusion: np.ndarray[Any, np.dtype[np.int64]]) -> Metrics:
@@ -91,8 +98,8 @@ def segmentation_metrics(confusion: np.ndarray[Any, np.dtype[np.int64]]) -> Metr
     return {"mean_iou": mean_iou(confusion), **found}
 
 
-def train_segmentation(config: SegConfig, run: Path) -> None:
-    """Train stage 1 in a run's folder, from its last checkpoint on."""
+def train_segmentation(config: SegConfig, run: Path) -> SegmentationNetwork:
+    """Train stage 1 in a run's folder, from its last checkpoint on, and return its network."""
     with first_process_first():
         open_run(run, config)
         training = training_batches(
@@ -104,18 +111,24 @@ def train_segmentation(config: SegConfig, run: Path) -> None:
         )
         validation = validation_batches(config.data.nuclei("validation"))
     torch.manual_seed(config.fit.seed)
-    fit(run, config.fit, SegStage(config), training, validation)
+    stage = SegStage(config)
+    fit(run, config.fit, stage, training, validation)
+    return stage.network
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the segmentation network (stage 1)."""
     parser = argparse.ArgumentParser(prog="python -m training.seg", description=main.__doc__)
     parser.add_argument("--config", type=Path, required=True, help="YAML file")
+    parser.add_argument(
+        "--data", type=Path, default=Path(), help="folder that the data's root is relative to"
+    )
     parser.add_argument("--run", type=Path, help="folder of the run; runs/<name of the config>")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         config = load_yaml(chosen.config, SegConfig)
+        config = config.model_copy(update={"data": under(config.data, chosen.data)})
         with processes(config.fit.device):
             train_segmentation(config, chosen.run or Path("runs") / chosen.config.stem)
     except WsiError as error:

@@ -6,11 +6,14 @@ image has pictures in both parts.
 """
 
 from itertools import chain
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.data.breastpathq import BreastPathQData
 from training.data.consep import ConsepData
+from training.data.crchisto import CrcHistoData
 from training.data.generated import GeneratedData, Part
 from training.data.picture import Pictures
 
@@ -33,8 +36,27 @@ class JoinedData(BaseModel):
 
 
 Data = Annotated[
-    GeneratedData | ConsepData | JoinedData,
+    GeneratedData | BreastPathQData | CrcHistoData | ConsepData | JoinedData,
     Field(discriminator="kind"),
 ]
 
 JoinedData.model_rebuild()
+
+
+def under(data: Data, root: Path) -> Data:
+    """Return a source whose relative paths start from a folder; absolute ones stay."""
+    match data:
+        case JoinedData():
+            parts = tuple(under(part, root) for part in data.parts)
+            return data.model_copy(update={"parts": parts})
+        case GeneratedData():
+            return data
+        case _:
+            return data.model_copy(update={"root": root / data.root})
+
+
+def folds_of(data: Data) -> tuple[Data, ...]:
+    """Return a source once for each of its folds, or as it is if its split is fixed."""
+    if isinstance(data, ConsepData):
+        return tuple(data.model_copy(update={"fold": fold}) for fold in range(data.folds))
+    return (data,)

@@ -1,0 +1,194 @@
+"""The tables command on little generated data: what it trains, counts and writes."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+
+from training import paper, tables
+from training.metrics import mean_absolute_error, mean_iou, prediction_probability
+from training.tables import (
+    RegressionResult,
+    SegmentationResult,
+    confusion_table,
+    guidance_table,
+    regression_table,
+    segmentation_table,
+)
+
+LITE0 = "tf_efficientnet_lite0"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    fit = {"epochs": 1, "batch": 8}
+    config = {
+        "sets": {
+            "Drawn tissue": {
+                "kind": "generated",
+                "train": 16,
+                "validation": 6,
+                "size": 64,
+                "cache": str(folder / "patches"),
+            }
+        },
+        "gammas": [1, 5],
+        "seg": {"backbone": LITE0, "imagenet": None, "augment": {"crop": 64}, "fit": fit},
+        "networks": {
+            "Plain": {"regression_backbone": LITE0},
+            "Guided": {"regression_backbone": LITE0, "segmentation_backbone": LITE0},
+        },
+        "reg_seeds": [0, 1],
+        "reg": {
+            "fit": fit,
+            "card": dict.fromkeys(
+                ("name", "version", "trained_on", "licence", "intended_use", "limitations"), "test"
+            ),
+        },
+    }
+    (folder / "tables.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(workplace):
+    run_tables(workplace)
+    return workplace
+
+
+def run_tables(folder):
+    tables.main(
+        f"--config {folder / 'tables.yaml'} --runs {folder / 'runs'} --out {folder / 'out'}".split()
+    )
+
+
+def rows_of(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_all_tables_are_written(made):
+    names = {path.name for path in (made / "out").iterdir()}
+    numbers = ("table1", "table2", "table3", "table5", "table6", "guidance")
+    assert names == {"tables.md", "cellularity.csv"} | {f"{n}-drawn-tissue.csv" for n in numbers}
+    text = (made / "out" / "tables.md").read_text()
+    for name in names - {"tables.md"}:
+        for row in rows_of(made / "out" / name):
+            assert f"| {' | '.join(row)} |" in text
+
+
+def test_every_pixel_of_the_sets_is_counted_once(made):
+    result = json.loads((made / "runs/drawn-tissue/fold0/seg-gamma1-seed0/result.json").read_text())
+    assert np.sum(result["validation"]) == 6 * 64 * 64
+    assert np.sum(result["train"]) == 16 * 64 * 64
+
+
+def test_the_table_shows_what_the_runs_found(made):
+    result = json.loads((made / "runs/drawn-tissue/fold0/seg-gamma5-seed0/result.json").read_text())
+    row = next(r for r in rows_of(made / "out/table1-drawn-tissue.csv") if r[0] == "5")
+    assert row[1] == f"{mean_iou(np.array(result['validation'])):.3f}"
+
+
+def test_what_is_trained_is_not_trained_again(made, monkeypatch):
+    before = (made / "out" / "tables.md").read_text()
+    shutil.rmtree(made / "out")
+    monkeypatch.setattr(tables, "train_segmentation", None)
+    monkeypatch.setattr(tables, "train_regression", None)
+    run_tables(made)
+    assert (made / "out" / "tables.md").read_text() == before
+
+
+def test_another_recipe_does_not_pass_for_the_one_that_was_run(made, tmp_path):
+    config = yaml.safe_load((made / "tables.yaml").read_text())
+    config["seg"]["learning_rate"] = 0.5
+    shutil.copytree(made / "runs", tmp_path / "runs")
+    (tmp_path / "tables.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit, match="another configuration"):
+        run_tables(tmp_path)
+
+
+def test_the_guided_network_must_be_called_so(made, tmp_path):
+    config = yaml.safe_load((made / "tables.yaml").read_text())
+    config["networks"]["Ours"] = config["networks"].pop("Guided")
+    (tmp_path / "tables.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit, match="Ours: the guided network"):
+        run_tables(tmp_path)
+
+
+def confusions(seed, count):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, 100, (4, 4)) for _ in range(count)]
+
+
+def test_folds_are_counted_together_and_seeds_are_spread():
+    a, b, c, d = confusions(0, 4)
+    results = [
+        SegmentationResult(1.0, seed, fold, matrix, matrix)
+        for seed, fold, matrix in [(0, 0, a), (0, 1, b), (1, 0, c), (1, 1, d)]
+    ]
+    row = segmentation_table("x", results, "validation").rows[0]
+    by_seed = [mean_iou(a + b), mean_iou(c + d)]
+    assert row[1] == f"{np.mean(by_seed):.3f} ± {np.std(by_seed, ddof=1):.3f}"
+    single = [mean_iou(m) for m in (a, b, c, d)]
+    assert row[-1] == f"{min(single):.3f}–{max(single):.3f}"
+
+
+def test_confusion_rows_are_true_classes():
+    [matrix] = confusions(1, 1)
+    table = confusion_table("x", [SegmentationResult(2.0, 0, 0, matrix, matrix)], 2.0)
+    assert table.name == "table4-x"
+    share = matrix[1, 3] / matrix[1].sum()
+    assert table.rows[1][4] == f"{matrix[1, 3]} ({share:.1%})"
+    theirs = paper.TABLES_3_TO_5_CONFUSION[2]
+    assert table.rows[3][5].startswith(f"*{theirs[3][0]} (")
+
+
+def results_of(network, seed, noise):
+    rng = np.random.default_rng(seed)
+    runs = []
+    for fold in range(2):
+        truth = np.random.default_rng(fold).random(40)
+        runs.append(RegressionResult(network, seed, fold, truth, truth + rng.normal(0, noise, 40)))
+    return runs
+
+
+def test_patches_of_all_folds_are_ranked_together():
+    results = [run for seed in (0, 1) for run in results_of("ResNet101", seed, 0.2)]
+    rows = {row[0]: row for row in regression_table("x", results).rows}
+    figures = []
+    for seed in (0, 1):
+        runs = [run for run in results if run.seed == seed]
+        truth = np.concatenate([run.truth for run in runs])
+        prediction = np.concatenate([run.prediction for run in runs])
+        figures.append(
+            (prediction_probability(truth, prediction), mean_absolute_error(truth, prediction))
+        )
+    pk, l1 = np.mean(figures, axis=0)
+    assert rows["ResNet101"][1].startswith(f"{pk:.3f} ±")
+    assert rows["ResNet101"][2].startswith(f"{l1:.3f} ±")
+    assert rows["ResNet101"][3:] == ("2", "*0.923*", "*0.078*")
+    assert rows["NASNet"][1:4] == ("not run", "", "")
+
+
+def test_guidance_is_compared_seed_by_seed():
+    results = [
+        r for s in (0, 1, 2) for r in (*results_of("Plain", s, 0.4), *results_of("Guided", s, 0.1))
+    ]  # noqa: E501
+    [row] = guidance_table("x", results).rows
+    assert row[0] == "Plain"
+    assert row[1].startswith("+")
+    assert row[2].startswith("-")
+    assert row[3] == "3 and 3 of 3"
+    assert guidance_table("x", results_of("Plain", 0, 0.1)) is None
+
+
+def test_the_papers_own_figures_are_those_that_it_prints():
+    # Table 1 follows from Tables 4 and 5, and not from 3: the paper's own contradiction.
+    for row in paper.TABLE_1_VALIDATION[1:]:
+        matrix = np.array(paper.TABLES_3_TO_5_CONFUSION[int(row.gamma)])
+        assert mean_iou(matrix) == pytest.approx(row.mean_iou, abs=5e-5)
+    assert sum(paper.CHALLENGE_CELLULARITY) == pytest.approx(1, abs=2e-3)
