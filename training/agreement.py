@@ -45,6 +45,10 @@ class Estimate:
     low: float
     high: float
 
+    def record(self) -> dict[str, float | None]:
+        """Return it as JSON has it, with null for what cannot be told."""
+        return {name: None if np.isnan(x) else x for name, x in vars(self).items()}
+
     def __str__(self) -> str:
         if np.isnan(self.low):
             return f"{self.value:.3f} (no interval)"
