@@ -9,10 +9,11 @@ from training.data.crchisto import (
     CrcHistoData,
     LabelledImage,
     find_images,
+    pictures,
     read_image,
     read_points,
 )
-from training.data.picture import unpack
+from training.data.picture import IGNORED, unpack
 from wsi_pipeline.errors import ConfigError
 
 LYMPHOCYTE, NORMAL, MALIGNANT = 1, 2, 3
@@ -74,6 +75,42 @@ def test_pictures_reach_another_process(crchisto_root):
     pictures = data_of(crchisto_root).nuclei("train")
     there = pickle.loads(pickle.dumps(pictures))
     np.testing.assert_array_equal(there[0].sample, pictures[0].sample)
+
+
+def test_nuclei_that_nobody_marked_are_not_judged_in_training(tmp_path):
+    rgb = np.full((200, 200, 3), (240, 200, 225), np.uint8)
+    places = [(x, y) for x in range(20, 200, 40) for y in range(20, 200, 40)]
+    for place in places:
+        cv2.circle(rgb, place, 7, (90, 50, 140), -1)
+    rgb = cv2.GaussianBlur(rgb, (0, 0), 1)
+    for part in ("train", "validation"):
+        (tmp_path / part).mkdir()
+        Image.fromarray(rgb).save(tmp_path / part / "img1.png")
+        table = "".join(f"{x + 1},{y + 1},epithelial\n" for x, y in places[:5])
+        (tmp_path / part / "img1.csv").write_text("x,y,class\n" + table)
+    masks = {p: unpack(data_of(tmp_path).nuclei(p)[0].sample).mask for p in ("train", "validation")}
+    for i, (x, y) in enumerate(places):
+        centre = round(y * 1.1), round(x * 1.1)
+        assert masks["train"][centre] == (MALIGNANT if i < 5 else IGNORED)
+        assert masks["validation"][centre] == (MALIGNANT if i < 5 else 0)
+    share = (masks["train"] == IGNORED).sum() / (masks["train"] == MALIGNANT).sum()
+    assert 3 < share < 6
+    assert set(np.unique(masks["validation"])) == {0, MALIGNANT}
+    # A fifth of the nuclei is marked: their share of the tissue says nothing of cellularity.
+    assert len(data_of(tmp_path).cellularity("train")) == 0
+    assert len(data_of(tmp_path).cellularity("validation")) == 1
+
+
+@pytest.mark.slides
+def test_images_that_are_marked_throughout_are_told_from_the_others(slides_dir):
+    root = slides_dir.parent / "crchisto"
+    for path, lowest, highest in (
+        *(("validation/img77", 0, 0.05), ("validation/img78", 0, 0.05)),
+        *(("train/img64", 0.5, 1), ("train/img38", 0.5, 1)),
+    ):
+        image = LabelledImage(root / f"{path}.png", root / f"{path}.csv")
+        mask = unpack(pictures([image], "train")[0].sample).mask
+        assert lowest <= (mask == IGNORED).sum() / (mask > 0).sum() <= highest
 
 
 def rewritten(old, new):

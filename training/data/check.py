@@ -22,7 +22,7 @@ from rich.table import Table
 from training.data import breastpathq, consep, crchisto
 from training.data.generated import Part
 from training.data.labels import Report, reported
-from training.data.picture import LazyPictures, Picture, Pictures, of_nuclei, unpack
+from training.data.picture import IGNORED, LazyPictures, Picture, Pictures, of_nuclei, unpack
 from training.ground_truth import Nuclei
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import ConfigError
@@ -39,8 +39,13 @@ BINS = 10
 
 _PARTS: tuple[Part, ...] = ("train", "validation")
 
-# In the order of CLASSES; haematoxylin and eosin come near none of them.
-_COLOURS = ((255, 255, 255), (255, 225, 0), (0, 220, 80), (0, 235, 255))
+# Haematoxylin and eosin come near none of them.
+_COLOURS = {
+    CLASSES.index("lymphocyte"): (255, 225, 0),
+    CLASSES.index("normal"): (0, 220, 80),
+    CLASSES.index("malignant"): (0, 235, 255),
+    IGNORED: (255, 255, 255),
+}
 _CELL_PX, _CAPTION_PX, _COLUMNS = 360, 24, 6
 _BAR = 6  # characters of a bin that holds everything
 
@@ -153,7 +158,7 @@ def draw_tile(picture: Picture, nuclei: Nuclei | None) -> Image.Image:
     patch = unpack(picture.sample)
     rgb = cv2.resize(np.ascontiguousarray(patch.rgb), size, interpolation=cv2.INTER_AREA)
     mask = cv2.resize(patch.mask, size, interpolation=cv2.INTER_NEAREST)
-    for c, colour in enumerate(_COLOURS[1:], 1):
+    for c, colour in _COLOURS.items():
         where = (mask == c).astype(np.uint8)
         outlines, _ = cv2.findContours(where, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(rgb, outlines, -1, colour)
@@ -183,7 +188,8 @@ def contact_sheet(tiles: Sequence[Image.Image]) -> Image.Image:
     pen = ImageDraw.Draw(sheet)
     x = 4.0
     font = ImageFont.load_default(14)
-    for name, colour in zip(CLASSES[1:], _COLOURS[1:], strict=True):
+    for c, colour in _COLOURS.items():
+        name = "not judged" if c == IGNORED else CLASSES[c]
         pen.rectangle((x, 6, x + 12, 18), fill=colour, outline="black")
         pen.text((x + 18, 3), name, fill="black", font=font)
         x += 40 + pen.textlength(name, font=font)
@@ -258,7 +264,7 @@ def _crchisto_set(root: Path, part: Part, report: Report) -> LabelledSet:
     def nuclei(i: int) -> Nuclei:
         return crchisto.read_image(images[i])[1]
 
-    return LabelledSet("images", part, crchisto.pictures(images), nuclei)
+    return LabelledSet("images", part, crchisto.pictures(images, part), nuclei)
 
 
 def _consep_set(root: Path) -> LabelledSet:

@@ -1,7 +1,11 @@
-"""CRCHistoPhenotypes: real colon tissue at 20x in which every nucleus is a point with a class.
+"""CRCHistoPhenotypes: real colon tissue at 20x in which nuclei are points with a class.
 
 Its layout: ``train/imgN.png`` (RGB) with ``train/imgN.csv`` (``x,y,class``), and ``validation/``
 likewise. Sirinukunwattana et al., IEEE Transactions on Medical Imaging 35 (2016).
+
+Many images are marked in part only: the annotators stopped half way, or left out what they were
+unsure of. To learn that those nuclei are background would be wrong, so in the training part
+whatever is stained like the marked nuclei, and is none of them, is not judged.
 """
 
 from dataclasses import dataclass
@@ -13,10 +17,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from skimage.color import rgb2hed
 
 from training.data.generated import Part
 from training.data.labels import Report, read_rgb, read_table, refuse, reported, within
-from training.data.picture import LazyPictures, Picture, Pictures, of_nuclei
+from training.data.picture import IGNORED, LazyPictures, Picture, Pictures, of_nuclei, unpack
 from training.ground_truth import Nuclei, nucleus_mask, outline_nuclei
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.network import CLASSES
@@ -36,8 +41,17 @@ All slides are of adenocarcinoma, but the set does not tell healthy from maligna
 of what counts as malignant is healthy.
 """
 
+MOST_UNJUDGED = 0.05
+"""Share of the tissue that may go unjudged for cellularity to be derived nonetheless."""
+
 # Published at 0.55 µm/px; the network works at 0.5.
+_MPP = 0.5
 _ENLARGEMENT = 1.1
+
+# How far a stain must be from that of the surroundings to that of the marked nuclei, and the area
+# of a small nucleus: chosen by eye on all the images.
+_LIKENESS = 0.6
+_SMALLEST_UM2 = 12.5
 
 
 class CrcHistoData(BaseModel):
@@ -51,16 +65,24 @@ class CrcHistoData(BaseModel):
     def nuclei(self, part: Part) -> Pictures:
         """Return the images with the masks that a watershed finds around their nuclei.
 
+        In training, what looks like an unmarked nucleus is not judged; in validation everything is.
+
         Raises:
             ConfigError: If a file is missing or malformed; on reading a picture, if its image is
                 damaged or does not hold its points.
 
         """
-        return pictures(find_images(self.root, part))
+        return pictures(find_images(self.root, part), part)
 
     def cellularity(self, part: Part) -> Pictures:
-        """Return the same images: their cellularity is derived from the masks."""
-        return self.nuclei(part)
+        """Return the images whose cellularity can be derived: those marked well, in training.
+
+        This reads every image of the training part.
+        """
+        images = find_images(self.root, part)
+        if part == "train":
+            images = [image for image in images if _unjudged(image) <= MOST_UNJUDGED]
+        return pictures(images, part)
 
 
 @dataclass(frozen=True)
@@ -90,15 +112,15 @@ def find_images(root: Path, part: Part, report: Report = refuse) -> list[Labelle
     return found
 
 
-def pictures(images: list[LabelledImage]) -> Pictures:
+def pictures(images: list[LabelledImage], part: Part) -> Pictures:
     """Return images with the masks that a watershed finds around their nuclei."""
-    return LazyPictures(len(images), partial(_read, images))
+    return LazyPictures(len(images), partial(_read, images, part))
 
 
 def read_points(path: Path) -> Nuclei:
     """Read the nuclei of a table, in pixels of the image at 0.55 µm/px.
 
-    A table without rows is of an image without nuclei, since all of them are marked.
+    A table without rows is of an image without nuclei: some show glass or blood alone.
 
     Raises:
         ConfigError: If the table is missing or malformed, or names an unknown class.
@@ -135,15 +157,54 @@ def read_image(labelled: LabelledImage) -> tuple[NDArray[np.uint8], Nuclei]:
     return rgb, Nuclei(xy=xy, classes=nuclei.classes)
 
 
-def _read(images: list[LabelledImage], i: int) -> Picture:
-    return _outlined(images[i])
+def unmarked_nuclei(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Find what is stained like the marked nuclei, is of a nucleus' size, and is none of them.
+
+    Args:
+        rgb: [H, W, 3] at 0.5 µm/px
+        mask: classes of the marked nuclei, [H, W]
+
+    Returns:
+        bool [H, W]; all false if no nucleus is marked, since there is nothing to compare with.
+
+    """
+    marked = mask > 0
+    if not marked.any():
+        return marked
+    stain = cv2.GaussianBlur(rgb2hed(rgb)[..., 0].astype(np.float32), (0, 0), 0.5 / _MPP)
+    theirs, surroundings = np.median(stain[marked]), np.percentile(stain[~marked], 25)
+    dark = stain > surroundings + _LIKENESS * (theirs - surroundings)
+    rim = cv2.dilate(marked.astype(np.uint8), _disc(1.5))
+    alike = cv2.morphologyEx((dark & (rim == 0)).astype(np.uint8), cv2.MORPH_OPEN, _disc(1.0))
+    _, pieces, boxes, _ = cv2.connectedComponentsWithStats(alike)
+    large = boxes[:, cv2.CC_STAT_AREA] * _MPP**2 >= _SMALLEST_UM2
+    large[0] = False
+    found = cv2.dilate(large[pieces].astype(np.uint8), _disc(0.5)) > 0
+    return np.asarray(found & ~marked, dtype=np.bool_)
+
+
+def _disc(radius_um: float) -> NDArray[np.uint8]:
+    side = 2 * round(radius_um / _MPP) + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), dtype=np.uint8)
+
+
+def _unjudged(labelled: LabelledImage) -> float:
+    """Return which share of the tissue is not judged."""
+    patch = unpack(_outlined(labelled, "train").sample)
+    return float((patch.mask == IGNORED).sum() / max(1, patch.tissue.sum()))
+
+
+def _read(images: list[LabelledImage], part: Part, i: int) -> Picture:
+    return _outlined(images[i], part)
 
 
 # The watershed takes longer than a training step, and the whole set fits in memory.
 @cache
-def _outlined(labelled: LabelledImage) -> Picture:
+def _outlined(labelled: LabelledImage, part: Part) -> Picture:
     rgb, nuclei = read_image(labelled)
     mask = nucleus_mask(outline_nuclei(rgb, nuclei), nuclei)
+    if part == "train":
+        mask[unmarked_nuclei(rgb, mask)] = IGNORED
     name = labelled.image.name
     group = f"crchisto {labelled.image.stem}"
     return Picture(name=name, group=group, sample=of_nuclei(rgb, mask))
