@@ -42,13 +42,8 @@ class GeneratedData(BaseModel):
 
     def nuclei(self, part: Part) -> Pictures:
         """Return the patches with their exact masks."""
-        samples = generated_samples(self, part)
-
-        def read(i: int) -> Picture:
-            name = f"{part} {i}"
-            return Picture(name=name, group=name, sample=np.array(samples[i]))
-
-        return LazyPictures(len(samples), read)
+        count = self.train if part == "train" else self.validation
+        return LazyPictures(count, partial(_read, generated_samples(self, part), part))
 
     def cellularity(self, part: Part) -> Pictures:
         """Return the same patches, since they hold their exact cellularity too."""
@@ -62,8 +57,8 @@ def generated_sample(part: Part, seed: int, size: int, i: int) -> Sample:
     return pack(generate_patch(rng, SyntheticConfig(size=size, stain=stain)))
 
 
-def generated_samples(data: GeneratedData, part: Part) -> NDArray[np.uint8]:
-    """Return a part's samples, uint8 [N, S, S, 4], mapped from a file that is made if need be."""
+def generated_samples(data: GeneratedData, part: Part) -> Path:
+    """Return the file of a part's samples, uint8 [N, S, S, 4], which is made if need be."""
     count = data.train if part == "train" else data.validation
     generator = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
     name = f"{part}-{count}x{data.size}-seed{data.seed}-{generator}.npy"
@@ -77,8 +72,14 @@ def generated_samples(data: GeneratedData, part: Part) -> NDArray[np.uint8]:
             for i, sample in enumerate(track(made, f"generating {part} patches", count)):
                 samples[i] = sample
             samples.flush()
-    mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    return mapped
+    return path
+
+
+def _read(samples: Path, part: Part, i: int) -> Picture:
+    # Mapped anew each time: a process that loads batches is sent the path, and not the samples.
+    mapped: NDArray[np.uint8] = np.load(samples, mmap_mode="r")
+    name = f"{part} {i}"
+    return Picture(name=name, group=name, sample=np.array(mapped[i]))
 
 
 def _generate(data: GeneratedData, part: Part, count: int) -> Iterator[Sample]:

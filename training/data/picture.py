@@ -7,6 +7,7 @@ picture, and the derived cellularity of any window remains exact.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import overload
 
 import cv2
@@ -57,7 +58,10 @@ Pictures = Sequence[Picture]
 
 
 class LazyPictures(Sequence[Picture]):
-    """Pictures that are made or read when they are asked for, each time anew."""
+    """Pictures that are made or read when they are asked for, each time anew.
+
+    What reads them is sent to the processes that load batches: no closure, then, and little data.
+    """
 
     def __init__(self, count: int, read: Callable[[int], Picture]) -> None:
         self._count = count
@@ -73,8 +77,12 @@ class LazyPictures(Sequence[Picture]):
     def __getitem__(self, index: int | slice) -> Picture | Pictures:
         if isinstance(index, slice):
             chosen = range(self._count)[index]
-            return LazyPictures(len(chosen), lambda i: self._read(chosen[i]))
+            return LazyPictures(len(chosen), partial(_at, self, chosen))
         return self._read(range(self._count)[index])
+
+
+def _at(pictures: Pictures, indices: Sequence[int], i: int) -> Picture:
+    return pictures[indices[i]]
 
 
 def pack(patch: Patch) -> Sample:
@@ -131,19 +139,19 @@ def padded(pictures: Pictures, multiple: int) -> Pictures:
 
     What is added is not judged.
     """
+    return LazyPictures(len(pictures), partial(_padded, pictures, multiple))
 
-    def pad(i: int) -> Picture:
-        picture = pictures[i]
-        height, width = picture.sample.shape[:2]
-        below, right = -height % multiple, -width % multiple
-        if not (below or right):
-            return picture
-        sample = np.pad(picture.sample, ((0, below), (0, right), (0, 0)), mode="symmetric")
-        sample[height:, :, 3] = _IGNORED_BIT
-        sample[:, width:, 3] = _IGNORED_BIT
-        return replace(picture, sample=sample)
 
-    return LazyPictures(len(pictures), pad)
+def _padded(pictures: Pictures, multiple: int, i: int) -> Picture:
+    picture = pictures[i]
+    height, width = picture.sample.shape[:2]
+    below, right = -height % multiple, -width % multiple
+    if not (below or right):
+        return picture
+    sample = np.pad(picture.sample, ((0, below), (0, right), (0, 0)), mode="symmetric")
+    sample[height:, :, 3] = _IGNORED_BIT
+    sample[:, width:, 3] = _IGNORED_BIT
+    return replace(picture, sample=sample)
 
 
 def windows(pictures: Pictures, size: int) -> Pictures:
@@ -163,15 +171,18 @@ def windows(pictures: Pictures, size: int) -> Pictures:
     """
     places = [(i, y, x) for i, picture in enumerate(pictures) for y, x in _places(picture, size)]
 
-    def cut(k: int) -> Picture:
-        i, y, x = places[k]
-        picture = pictures[i]
-        if picture.scores:
-            return picture
-        window = picture.sample[y : y + size, x : x + size]
-        return replace(picture, name=f"{picture.name} ({x}, {y})", sample=window)
+    return LazyPictures(len(places), partial(_window, pictures, places, size))
 
-    return LazyPictures(len(places), cut)
+
+def _window(
+    pictures: Pictures, places: Sequence[tuple[int, int, int]], size: int, k: int
+) -> Picture:
+    i, y, x = places[k]
+    picture = pictures[i]
+    if picture.scores:
+        return picture
+    window = picture.sample[y : y + size, x : x + size]
+    return replace(picture, name=f"{picture.name} ({x}, {y})", sample=window)
 
 
 def _places(picture: Picture, size: int) -> Iterator[tuple[int, int]]:
