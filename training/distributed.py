@@ -45,11 +45,13 @@ def local_gpu() -> int:
 def processes(device: Literal["auto", "cpu", "cuda"]) -> Iterator[None]:
     """Be one of torchrun's processes, if it started this one, until the block's end.
 
+    Within another such block nothing is done: processes can meet only once in their lives.
+
     Args:
         device: what to train on: NCCL connects GPUs, and Gloo CPUs.
 
     """
-    if not dist.is_torchelastic_launched():
+    if dist.is_initialized() or not dist.is_torchelastic_launched():
         yield
         return
     on_gpus = device != "cpu" and torch.cuda.is_available()

@@ -122,13 +122,14 @@ def open_run(run: Path, config: BaseModel) -> None:
     run.mkdir(parents=True, exist_ok=True)
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     path = run / CONFIG_NAME
-    if path.exists() and path.read_text(encoding="utf-8") != resolved:
+    if not path.exists():
+        with atomic_path(path) as partial_path:
+            partial_path.write_text(resolved, encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != resolved:
         raise ConfigError(
             f"{path} is of a run with another configuration; "
             "choose another folder with --run, or delete that one."
         )
-    with atomic_path(path) as partial:
-        partial.write_text(resolved, encoding="utf-8")
 
 
 def trained_weights(run: Path) -> dict[str, Tensor]:
@@ -149,9 +150,9 @@ def trained_weights(run: Path) -> dict[str, Tensor]:
 
 def choose_device(wish: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """Return the device to train on: this process's GPU, if there is one, unless told otherwise."""
-    if wish == "cpu" or not torch.cuda.is_available():
-        return torch.device(wish if wish != "auto" else "cpu")
-    return torch.device("cuda", distributed.local_gpu())
+    if wish == "auto":
+        wish = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wish, distributed.local_gpu() if wish == "cuda" else None)
 
 
 def fit(
