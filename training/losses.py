@@ -23,8 +23,8 @@ def class_weights(truth: Tensor, classes: int) -> Tensor:
     return 1 / torch.log(1.10 + frequency.float())
 
 
-def weighted_focal_loss(logits: Tensor, truth: Tensor, gamma: float) -> Tensor:
-    """Cross entropy that looks at rare classes and at hard pixels.
+def focal_loss(logits: Tensor, truth: Tensor, gamma: float, *, balance: float = 1.0) -> Tensor:
+    """Cross entropy that looks at hard pixels and at rare classes.
 
     Each pixel's cross entropy is scaled by (1 - p)^gamma, p being the probability it gives the
     truth (Lin et al. 2017), and by its class weight in the batch; the mean is taken over the
@@ -34,11 +34,13 @@ def weighted_focal_loss(logits: Tensor, truth: Tensor, gamma: float) -> Tensor:
     Args:
         logits: [B, classes, H, W].
         truth: class ids, int64 [B, H, W].
-        gamma: 0 is the plain weighted cross entropy.
+        gamma: 0 is the plain cross entropy.
+        balance: power of the class weights: 1 is equation 1, 0 weighs all classes alike.
 
     """
     entropy = F.cross_entropy(logits.float(), truth, ignore_index=IGNORED, reduction="none")
     classes = logits.shape[1]
-    weights = class_weights(truth, classes)[truth.clamp_max(classes - 1)] * (truth != IGNORED)
+    of_class = class_weights(truth, classes) ** balance
+    weights = of_class[truth.clamp_max(classes - 1)] * (truth != IGNORED)
     focus = (-torch.expm1(-entropy)) ** gamma
     return (weights * focus * entropy).sum() / weights.sum().clamp_min(1e-12)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig
-from training.data import Data, GeneratedData, under
+from training.data import Data, under
+from training.data.generated import GeneratedData
 from training.data.picture import Pictures, windows
 from training.data.views import Batch, training_batches, validation_batches
 from training.distributed import first_process_first, is_first, processes
@@ -32,6 +33,7 @@ from training.fit import (
     trained_weights,
 )
 from training.metrics import confusion_matrix, mean_absolute_error, prediction_probability
+from training.pretrained import imagenet_weights
 from training.seg import segmentation_metrics
 from wsi_pipeline.bundle import ModelBundle, ModelCard
 from wsi_pipeline.errors import ConfigError, WsiError
@@ -74,6 +76,11 @@ class RegConfig(BaseModel):
     data: Data = GeneratedData()
     architecture: Architecture = Architecture(
         regression_backbone="resnet101", segmentation_backbone="resnet101"
+    )
+    imagenet: str | None = Field(
+        default=None,
+        description="source of ImageNet weights for the regression backbone (see "
+        "training.pretrained); null is the paper's Kaiming normal",
     )
     augment: AugmentConfig = AugmentConfig(
         turns="flips and rotations", brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05
@@ -171,6 +178,9 @@ def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBu
         validation = validation_batches(judged_pictures(config))
     torch.manual_seed(config.fit.seed)
     network = build_network(config.architecture)
+    if config.imagenet is not None:
+        name = config.architecture.regression_backbone
+        network.regression.load_backbone(imagenet_weights(name, config.imagenet))
     if init is not None:
         _initialise(network, init)
     stage = RegStage(network, config.learning_rate, config.guide_rate)

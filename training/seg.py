@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig
-from training.data import Data, GeneratedData, under
+from training.data import Data, under
+from training.data.generated import GeneratedData
 from training.data.views import Batch, training_batches, validation_batches
 from training.distributed import first_process_first, processes
 from training.fit import FitConfig, Metrics, fit, open_run, to_device
-from training.losses import weighted_focal_loss
+from training.losses import focal_loss
 from training.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from training.pretrained import imagenet_weights
 from wsi_pipeline.errors import WsiError
@@ -48,6 +49,11 @@ class SegConfig(BaseModel):
     learning_rate: float = Field(default=0.01, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     gamma: float = Field(default=1.0, ge=0, description="exponent of the focal loss")
+    balance: float = Field(
+        default=1.0,
+        ge=0,
+        description="power of the class weights: 1 is the paper's equation 1, 0 is none",
+    )
     fit: FitConfig = FitConfig(epochs=7000, batch=50, decay_every=3000)
 
 
@@ -62,6 +68,7 @@ class SegStage:
             self.network.parameters(), config.learning_rate, config.momentum
         )
         self.gamma = config.gamma
+        self.balance = config.balance
 
     def training_mode(self) -> None:
         """Train everything."""
@@ -70,7 +77,7 @@ class SegStage:
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the focal loss over the batch's pixels."""
         pixels, mask, _ = batch
-        return weighted_focal_loss(network(pixels), mask, self.gamma)
+        return focal_loss(network(pixels), mask, self.gamma, balance=self.balance)
 
     def validate(
         self, network: nn.Module, batches: DataLoader[Any], device: torch.device

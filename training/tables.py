@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from training import paper
@@ -213,8 +213,8 @@ def segmentation_table(
     theirs = paper.TABLE_1_VALIDATION if part == "validation" else paper.TABLE_2_TRAINING
     for row in theirs:
         accuracies = (row.background, row.lymphocyte, row.normal, row.malignant)
-        figures = [f"*{figure:.3f}*" for figure in (row.mean_iou, *accuracies)]
-        rows.append((f"*{row.gamma:g}, paper*", *figures, ""))
+        cited = [f"*{figure:.3f}*" for figure in (row.mean_iou, *accuracies)]
+        rows.append((f"*{row.gamma:g}, paper*", *cited, ""))
     header = ("γ", "mean IoU", *(f"{c} PA" for c in CLASSES), "mean IoU of single runs")
     number = 1 if part == "validation" else 2
     title = f"Table {number}. Segmentation of the {part} set: {name}"
@@ -326,7 +326,7 @@ def _first_runs(results: Sequence[RegressionResult]) -> list[RegressionResult]:
     return list({result.fold: result for result in results}.values())
 
 
-def _spread(figures: Iterable[Sequence[float]], sign: Literal["", "+"] = "") -> tuple[str, ...]:
+def _spread(figures: Iterable[ArrayLike], sign: Literal["", "+"] = "") -> tuple[str, ...]:
     """Write each column as its mean and, over several rows, its standard deviation."""
     columns = np.array(list(figures), dtype=float).T
     if columns.shape[1] == 1:

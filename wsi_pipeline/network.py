@@ -239,6 +239,33 @@ class RegressionBackbone(nn.Module):
         features: Tensor = self.late(self.early(image))
         return features
 
+    def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load a timm state dict of the backbone's name, as pretrained on ImageNet.
+
+        A shortcut that the changed stride made necessary keeps its fresh weights, and the
+        classifier is left out.
+
+        Raises:
+            ConfigError: If another tensor is missing or has another shape.
+
+        """
+        # Dots and underscores differ where a stage was taken out of its container.
+        theirs = {name.replace(".", "_"): tensor for name, tensor in state_dict.items()}
+        fitting, wrong = {}, []
+        for name, own in self.state_dict().items():
+            tensor = theirs.get(name.split(".", 1)[1].replace(".", "_"))
+            if tensor is not None and tensor.shape == own.shape:
+                fitting[name] = tensor
+            elif ".downsample." not in name and not name.endswith("num_batches_tracked"):
+                wrong.append(name)
+        if wrong:
+            raise ConfigError(
+                f"The pretrained weights do not fit the regression backbone: {wrong[0]} and "
+                f"{len(wrong) - 1} more are missing or of another shape; "
+                "take weights of the very timm network that the configuration names."
+            )
+        self.load_state_dict(fitting, strict=False)
+
     @torch.no_grad()
     def _probe(self, name: str) -> tuple[int, int]:
         """Return the channels of both parts, having seen that their strides are as promised."""

@@ -177,7 +177,7 @@ def test_patches_of_all_folds_are_ranked_together():
 def test_guidance_is_compared_seed_by_seed():
     results = [
         r for s in (0, 1, 2) for r in (*results_of("Plain", s, 0.4), *results_of("Guided", s, 0.1))
-    ]  # noqa: E501
+    ]
     [row] = guidance_table("x", results).rows
     assert row[0] == "Plain"
     assert row[1].startswith("+")

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from training.data.picture import IGNORED
-from training.losses import class_weights, weighted_focal_loss
+from training.losses import class_weights, focal_loss
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_class_weights_are_those_of_equation_1():
 def test_without_focus_it_is_the_weighted_cross_entropy(batch):
     logits, truth = batch
     expected = F.cross_entropy(logits, truth, weight=class_weights(truth, 4))
-    torch.testing.assert_close(weighted_focal_loss(logits, truth, gamma=0), expected)
+    torch.testing.assert_close(focal_loss(logits, truth, gamma=0), expected)
 
 
 @pytest.mark.parametrize("gamma", [1, 2, 5])
@@ -38,9 +38,7 @@ def test_it_follows_the_formula_pixel_by_pixel(batch, gamma):
         p = probability[b, true_class, row, column]
         total += weights[true_class] * (1 - p) ** gamma * -np.log(p)
         weight += weights[true_class]
-    assert float(weighted_focal_loss(logits, truth, gamma)) == pytest.approx(
-        total / weight, rel=1e-5
-    )
+    assert float(focal_loss(logits, truth, gamma)) == pytest.approx(total / weight, rel=1e-5)
 
 
 def test_focus_turns_from_easy_pixels_to_hard_ones():
@@ -50,7 +48,7 @@ def test_focus_turns_from_easy_pixels_to_hard_ones():
     logits.requires_grad_()
     shares = []
     for gamma in (0.0, 2.0):
-        (gradient,) = torch.autograd.grad(weighted_focal_loss(logits, truth, gamma), logits)
+        (gradient,) = torch.autograd.grad(focal_loss(logits, truth, gamma), logits)
         easy, hard = gradient[0, 0, 0].abs()
         shares.append(float(easy / hard))
     assert shares[1] < shares[0] / 100
@@ -58,23 +56,35 @@ def test_focus_turns_from_easy_pixels_to_hard_ones():
 
 def test_a_perfect_prediction_has_a_finite_gradient():
     logits = torch.tensor([[[[100.0]], [[-100.0]]]], requires_grad=True)
-    weighted_focal_loss(logits, torch.zeros(1, 1, 1, dtype=torch.int64), gamma=1).backward()
+    focal_loss(logits, torch.zeros(1, 1, 1, dtype=torch.int64), gamma=1).backward()
     assert torch.isfinite(logits.grad).all()
 
 
 @pytest.mark.parametrize("gamma", [0, 2])
 def test_unjudged_pixels_count_for_nothing(batch, gamma):
     logits, truth = batch
-    narrow = weighted_focal_loss(logits[..., :5], truth[..., :5], gamma)
+    narrow = focal_loss(logits[..., :5], truth[..., :5], gamma)
     truth = truth.clone()
     truth[..., 5:] = IGNORED
-    torch.testing.assert_close(weighted_focal_loss(logits, truth, gamma), narrow)
+    torch.testing.assert_close(focal_loss(logits, truth, gamma), narrow)
 
 
 def test_a_batch_without_a_judged_pixel_has_no_loss(batch):
     logits, truth = batch
     logits.requires_grad_()
-    loss = weighted_focal_loss(logits, torch.full_like(truth, IGNORED), 1.0)
+    loss = focal_loss(logits, torch.full_like(truth, IGNORED), 1.0)
     loss.backward()
     assert float(loss.detach()) == 0
     assert torch.isfinite(logits.grad).all()
+
+
+def test_balance_is_a_power_of_the_weights(batch):
+    logits, truth = batch
+    expected = F.cross_entropy(logits, truth, weight=class_weights(truth, 4).sqrt())
+    torch.testing.assert_close(focal_loss(logits, truth, 0, balance=0.5), expected)
+
+
+def test_unbalanced_and_without_focus_it_is_the_plain_cross_entropy(batch):
+    logits, truth = batch
+    expected = F.cross_entropy(logits, truth)
+    torch.testing.assert_close(focal_loss(logits, truth, 0, balance=0), expected)

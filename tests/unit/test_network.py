@@ -527,3 +527,24 @@ def test_nothing_but_a_plain_name_is_looked_up(name, monkeypatch):
 def test_an_architecture_is_validated(wrong):
     with pytest.raises(ValidationError):
         Architecture(regression_backbone="resnet18", **wrong)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "seresnet50"])
+def test_a_regression_backbone_takes_all_pretrained_weights_but_the_classifiers(name):
+    pretrained = timm.create_model(name, pretrained=False).state_dict()
+    backbone = RegressionBackbone(name)
+    backbone.load_backbone(pretrained)
+    own = {k.split(".", 1)[1].replace(".", "_"): v for k, v in backbone.state_dict().items()}
+    taken = {k.replace(".", "_"): v for k, v in pretrained.items()}
+    classifier = set(taken) - set(own)
+    assert classifier <= {"fc_weight", "fc_bias", "classifier_weight", "classifier_bias"}
+    for key in set(taken) - classifier:
+        torch.testing.assert_close(own[key], taken[key], rtol=0, atol=0)
+
+
+def test_weights_of_another_regression_backbone_are_refused():
+    with pytest.raises(ConfigError, match="do not fit the regression backbone"):
+        RegressionBackbone("resnet18").load_backbone(
+            timm.create_model("resnet34", pretrained=False, num_classes=0).state_dict()
+            | {"conv1.weight": torch.zeros(1)}
+        )

@@ -121,8 +121,7 @@ def read_nuclei(root: Path, number: int) -> Nuclei:
     rows, columns = np.nonzero((instances > 0) & (classes > 0))
     ids, where = np.unique(instances[rows, columns], return_inverse=True)
     area = np.bincount(where)
-    # The centre of the first pixel of two is at 0.25 px of the smaller picture, and so on.
-    x, y = ((np.bincount(where, c) / area + 0.5) / _REDUCTION - 0.5 for c in (columns, rows))
+    x, y = ((np.bincount(where, c) / area + 0.5) / _REDUCTION for c in (columns, rows))
     votes = np.zeros((len(ids), len(CLASSES)), dtype=np.int64)
     np.add.at(votes, (where, classes[rows, columns]), 1)
     return Nuclei(xy=np.column_stack([x, y]), classes=votes.argmax(1).astype(np.uint8))
@@ -135,7 +134,7 @@ def outline_mask(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         cv2.resize((classes == c).astype(np.float32), size, interpolation=cv2.INTER_AREA)
         for c in range(len(CLASSES))
     ]
-    return np.argmax(share, axis=0).astype(np.uint8)
+    return np.asarray(np.argmax(share, axis=0), dtype=np.uint8)
 
 
 @cache
