@@ -5,6 +5,9 @@ Like this::
     prefect server start                                  # once; listens on 127.0.0.1 alone
     python -m flows.serve
     prefect deployment run score-slide/score-slide -p slide=… -p out=…
+    prefect deployment run train-seg/train-seg -p config=… -p data=…
+    prefect deployment run train-reg/train-reg -p config=… -p data=… -p init=…
+    prefect deployment run train-and-promote/train-and-promote -p config=… -p held_out=… -p seg=…
 
 The server is the one that Prefect's own settings name (PREFECT_API_URL), else the local one. No
 port is opened here: runs are polled for.
@@ -19,6 +22,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 
 from flows.score_slide import score_slide
+from flows.train import train_and_promote, train_reg, train_seg
 
 LOCAL_API = "http://127.0.0.1:4200/api"
 
@@ -34,14 +38,17 @@ def main() -> None:
                 f"error: no Prefect server answers at {url} ({problem}). Start one with "
                 "`prefect server start`, or name yours in PREFECT_API_URL."
             )
-        # By its module, a run finds the flow from any folder. One slide fills the machine: more
-        # wait their turn.
-        serve(
-            RunnerDeployment.from_flow(
-                score_slide, name="score-slide", entrypoint_type=EntrypointType.MODULE_PATH
-            ),
-            limit=1,
-        )
+        # One slide or training fills the machine: more wait their turn.
+        serve(*deployments(), limit=1)
+
+
+def deployments() -> list[RunnerDeployment]:
+    """Return a deployment for each flow, of the flow's own name."""
+    # By its module, a run finds its flow from any folder.
+    return [
+        RunnerDeployment.from_flow(flow, name=flow.name, entrypoint_type=EntrypointType.MODULE_PATH)
+        for flow in (score_slide, train_seg, train_reg, train_and_promote)
+    ]
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from rich.progress import track
 from training.agreement import Estimate, agreement, compare
 from training.data import under
 from training.data.generated import Part
-from training.data.picture import Picture, Pictures, unpack, windows
+from training.data.picture import PICTURE_MPP, Picture, Pictures, unpack
 from training.plots import calibration_plot, scatter_plot
-from training.reg import RegConfig
+from training.reg import RegConfig, judged_pictures
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.engine import EngineConfig, TorchEngine
@@ -40,9 +40,6 @@ METRICS_NAME = "metrics.json"
 PREDICTIONS_NAME = "predictions.csv"
 SCATTER_NAME = "scatter.png"
 CALIBRATION_NAME = "calibration.png"
-
-PICTURES_MPP = 0.5
-"""µm/px of all labelled pictures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +93,10 @@ def evaluate_bundle(
     """
     if not pictures:
         raise ConfigError("There are no pictures to evaluate a bundle on; check the data folder.")
-    if bundle.card.mpp != PICTURES_MPP:
+    if bundle.card.mpp != PICTURE_MPP:
         raise ConfigError(
             f"{bundle.source} is for {bundle.card.mpp} µm/px, and labelled pictures are at "
-            f"{PICTURES_MPP} µm/px; evaluate a bundle for that size."
+            f"{PICTURE_MPP} µm/px; evaluate a bundle for that size."
         )
     engine = TorchEngine(bundle, config or EngineConfig())
     names: list[str] = []
@@ -253,9 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         config = load_yaml(chosen.config, RegConfig)
-        pictures = under(config.data, chosen.data).cellularity(chosen.part)
-        if config.window is not None:
-            pictures = windows(pictures, config.window)
+        config = config.model_copy(update={"data": under(config.data, chosen.data)})
+        pictures = judged_pictures(config, chosen.part)
         evaluation = evaluate_bundle(ModelBundle.load(chosen.bundle), pictures)
         write_evaluation(evaluation, chosen.out)
     except WsiError as error:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig
 from training.data import Data, under
-from training.data.generated import GeneratedData
+from training.data.generated import GeneratedData, Part
 from training.data.picture import Pictures, windows
 from training.data.views import Batch, training_batches, validation_batches
 from training.distributed import first_process_first, is_first, processes
@@ -191,9 +191,9 @@ def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBu
     return bundle
 
 
-def judged_pictures(config: RegConfig) -> Pictures:
-    """Return what a run is validated by."""
-    pictures = config.data.cellularity("validation")
+def judged_pictures(config: RegConfig, part: Part = "validation") -> Pictures:
+    """Return what a run is judged by: whole pictures or, if they are to be cut, their windows."""
+    pictures = config.data.cellularity(part)
     return pictures if config.window is None else windows(pictures, config.window)
 
 

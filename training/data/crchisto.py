@@ -21,7 +21,15 @@ from skimage.color import rgb2hed
 
 from training.data.generated import Part
 from training.data.labels import Report, read_rgb, read_table, refuse, reported, within
-from training.data.picture import IGNORED, LazyPictures, Picture, Pictures, of_nuclei, unpack
+from training.data.picture import (
+    IGNORED,
+    PICTURE_MPP,
+    LazyPictures,
+    Picture,
+    Pictures,
+    of_nuclei,
+    unpack,
+)
 from training.ground_truth import Nuclei, nucleus_mask, outline_nuclei
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.network import CLASSES
@@ -45,7 +53,6 @@ MOST_UNJUDGED = 0.05
 """Share of the tissue that may go unjudged for cellularity to be derived nonetheless."""
 
 # Published at 0.55 µm/px; the network works at 0.5.
-_MPP = 0.5
 _ENLARGEMENT = 1.1
 
 # How far a stain must be from that of the surroundings to that of the marked nuclei, and the area
@@ -171,20 +178,20 @@ def unmarked_nuclei(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[
     marked = mask > 0
     if not marked.any():
         return marked
-    stain = cv2.GaussianBlur(rgb2hed(rgb)[..., 0].astype(np.float32), (0, 0), 0.5 / _MPP)
+    stain = cv2.GaussianBlur(rgb2hed(rgb)[..., 0].astype(np.float32), (0, 0), 0.5 / PICTURE_MPP)
     theirs, surroundings = np.median(stain[marked]), np.percentile(stain[~marked], 25)
     dark = stain > surroundings + _LIKENESS * (theirs - surroundings)
     rim = cv2.dilate(marked.astype(np.uint8), _disc(1.5))
     alike = cv2.morphologyEx((dark & (rim == 0)).astype(np.uint8), cv2.MORPH_OPEN, _disc(1.0))
     _, pieces, boxes, _ = cv2.connectedComponentsWithStats(alike)
-    large = boxes[:, cv2.CC_STAT_AREA] * _MPP**2 >= _SMALLEST_UM2
+    large = boxes[:, cv2.CC_STAT_AREA] * PICTURE_MPP**2 >= _SMALLEST_UM2
     large[0] = False
     found = cv2.dilate(large[pieces].astype(np.uint8), _disc(0.5)) > 0
     return np.asarray(found & ~marked, dtype=np.bool_)
 
 
 def _disc(radius_um: float) -> NDArray[np.uint8]:
-    side = 2 * round(radius_um / _MPP) + 1
+    side = 2 * round(radius_um / PICTURE_MPP) + 1
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), dtype=np.uint8)
 
 

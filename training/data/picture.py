@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from training.augment import Sample
 from training.synthetic import Patch
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.network import CLASSES
+
+PICTURE_MPP = Mpp(0.5)
+"""µm/px of all labelled pictures: what the network takes."""
 
 IGNORED = 255
 """Class id of pixels that nobody judged: losses and confusion matrices leave them out."""
@@ -26,7 +30,6 @@ CYTOPLASM_UM = 3.0
 """How far a malignant cell reaches beyond its nucleus, where only nuclei are labelled."""
 
 _CLASS_BITS, _TUMOUR_BIT, _TISSUE_BIT, _IGNORED_BIT = 0b0_0011, 0b0_0100, 0b0_1000, 0b1_0000
-_MPP = 0.5
 _MALIGNANT = CLASSES.index("malignant")
 
 # Glass is brighter than this in its darkest channel, at a scale at which cells have no holes.
@@ -120,9 +123,9 @@ def of_nuclei(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Sample:
     """
     to_malignant = _distance_to(mask == _MALIGNANT)
     to_other = _distance_to((mask != 0) & (mask != _MALIGNANT))
-    tumour = (to_malignant <= CYTOPLASM_UM / _MPP) & (to_malignant < to_other)
+    tumour = (to_malignant <= CYTOPLASM_UM / PICTURE_MPP) & (to_malignant < to_other)
     darkest = np.ascontiguousarray(rgb.min(axis=2))
-    smooth = cv2.GaussianBlur(darkest, (0, 0), _GLASS_SIGMA_UM / _MPP)
+    smooth = cv2.GaussianBlur(darkest, (0, 0), _GLASS_SIGMA_UM / PICTURE_MPP)
     tissue = (smooth < _GLASS_ABOVE) | tumour
     return pack(Patch(rgb=rgb, mask=mask, tumour=tumour, tissue=tissue))
 
