@@ -140,9 +140,15 @@ def outline_mask(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 @cache
 def _picture(root: Path, number: int, truth: Literal["outlines", "watershed"]) -> Picture:
     rgb = read_image(root, number)
-    if truth == "outlines":
-        mask = outline_mask(read_types(root, number)[1])
-    else:
+    classes = read_types(root, number)[1]
+    mask = outline_mask(classes)
+    if rgb.shape[:2] != mask.shape:
+        raise ConfigError(
+            f"{root / f'train_{number}.png'} is {_REDUCTION * rgb.shape[1]}×"
+            f"{_REDUCTION * rgb.shape[0]} px and its maps {classes.shape[1]}×{classes.shape[0]}; "
+            "they belong to different images. Download the set again."
+        )
+    if truth == "watershed":
         nuclei = read_nuclei(root, number)
         mask = nucleus_mask(outline_nuclei(rgb, nuclei), nuclei)
     name = f"train_{number}"
