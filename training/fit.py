@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.yaml"
 CHECKPOINT_NAME = "checkpoint.pt"
+
+
+Result = TypeVar("Result")
 
 
 class FitConfig(BaseModel):
@@ -152,7 +155,7 @@ def choose_device(wish: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """Return the device to train on: this process's GPU, if there is one, unless told otherwise."""
     if wish == "auto":
         wish = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wish, distributed.local_gpu() if wish == "cuda" else None)
+    return torch.device("cuda", distributed.local_gpu()) if wish == "cuda" else torch.device("cpu")
 
 
 def fit(
@@ -214,7 +217,7 @@ def fit(
     stage.network.load_state_dict(state.result.state_dict())
 
 
-def evaluate(network: nn.Module, judge: Callable[[], Metrics]) -> Metrics:
+def evaluate(network: nn.Module, judge: Callable[[], Result]) -> Result:
     """Judge a network in evaluation mode, without gradients."""
     network.eval()
     with torch.no_grad():

@@ -15,9 +15,10 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,9 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from training import paper
 from training.data import Data, folds_of, under
+from training.data.generated import Part
 from training.data.views import validation_batches
 from training.evaluate import evaluate_bundle
-from training.fit import choose_device, open_run
+from training.fit import choose_device, evaluate, open_run
 from training.metrics import (
     mean_absolute_error,
     mean_iou,
@@ -165,10 +167,11 @@ def _segment(config: SegConfig, run: Path) -> tuple[Confusion, Confusion]:
     if not result.exists():
         network = train_segmentation(config, run)
         device = choose_device(config.fit.device)
-        counted = {
-            part: confusion_over(network, validation_batches(config.data.nuclei(part)), device)
-            for part in ("validation", "train")
-        }
+        counted: dict[str, Confusion] = {}
+        for part in get_args(Part):
+            batches = validation_batches(config.data.nuclei(part))
+            count = partial(confusion_over, network, batches, device)
+            counted[part] = evaluate(network, count)
         _save(result, {part: confusion.tolist() for part, confusion in counted.items()})
     saved = json.loads(result.read_text(encoding="utf-8"))
     return np.array(saved["validation"]), np.array(saved["train"])
