@@ -12,12 +12,19 @@ from torch.utils.data import DataLoader
 
 from training import reg, seg
 from training.augment import AugmentConfig
+from training.data.picture import Picture, pack, windows
 from training.data.views import Views, validation_batches
 from training.fit import evaluate, trained_weights
 from training.reg import RegConfig, regression_metrics, train_regression
 from training.seg import SegConfig, train_segmentation
 from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.engine import EngineConfig, TorchEngine
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.grid import GridConfig
+from wsi_pipeline.network import build_network
+from wsi_pipeline.pipeline import score_slide
+from wsi_pipeline.tiles import read_parquet
 from wsi_pipeline.validation import load_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -71,9 +78,35 @@ def test_the_bundle_holds_what_was_measured(runs, workplace):
     network = bundle.network()
     again = evaluate(
         network,
-        lambda: regression_metrics(network, validation_batches(data.cellularity("validation")), torch.device("cpu")),
+        lambda: regression_metrics(
+            network, validation_batches(data.cellularity("validation")), torch.device("cpu")
+        ),
     )
     assert card.metrics == pytest.approx(again, abs=1e-6)
+
+
+def test_a_slide_is_scored_as_in_training(runs, workplace, section, make_slide, tmp_path):
+    network = build_network(load_yaml(workplace / "reg-smoke.yaml", RegConfig).architecture)
+    network.load_state_dict(trained_weights(runs[1]))
+    pictures = windows([Picture(name="section", group="section", sample=pack(section))], 512)
+    with torch.no_grad():
+        network.eval()
+        in_training = [
+            float(network(pixels).score) for pixels, _, _ in validation_batches(pictures)
+        ]
+
+    bundle = ModelBundle.load(runs[1] / "bundle")
+    engine = TorchEngine(bundle, EngineConfig(device="cpu", precision="float32"))
+    slide = make_slide(section.rgb, name="section.tif")
+    whole = ScoreConfig(grid=GridConfig(min_tissue=0), engine=engine.config, workers=1)
+    score_slide(slide, tmp_path / "out", engine, whole)
+    table, _ = read_parquet(tmp_path / "out" / "section" / "tiles.parquet")
+    places = [tuple(corner) for corner in table.l0_xy]
+    in_pipeline = dict(zip(places, table.cellularity, strict=True))
+    corners = [(x, y) for y in (0, 512) for x in (0, 512)]
+    assert len(set(in_training)) == len(corners)
+    for corner, score in zip(corners, in_training, strict=True):
+        assert in_pipeline[corner] == pytest.approx(score, abs=1e-6), corner
 
 
 def test_an_interrupted_run_ends_in_the_same_weights(runs, workplace, tmp_path):
