@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from training.metrics import mean_absolute_error, mean_iou, prediction_probabili
 from training.tables import (
     RegressionResult,
     SegmentationResult,
+    TablesConfig,
     confusion_table,
     guidance_table,
     regression_table,
     segmentation_table,
 )
+from wsi_pipeline.validation import load_yaml
 
 LITE0 = "tf_efficientnet_lite0"
 
@@ -184,6 +187,12 @@ def test_guidance_is_compared_seed_by_seed():
     assert row[2].startswith("-")
     assert row[3] == "3 and 3 of 3"
     assert guidance_table("x", results_of("Plain", 0, 0.1)) is None
+
+
+@pytest.mark.parametrize("name", ["tables.yaml", "tables-standin.yaml"])
+def test_the_configurations_are_valid(name):
+    config = load_yaml(Path(__file__).parents[2] / "configs" / name, TablesConfig)
+    assert tables.GUIDED in config.networks
 
 
 def test_the_papers_own_figures_are_those_that_it_prints():

@@ -183,6 +183,19 @@ def test_training_from_a_run_that_is_not_there_says_so(workplace, tmp_path):
 
 
 def test_paper_defaults():
-    first = SegConfig()
+    first, second = SegConfig(), load_yaml(CONFIGS / "reg.yaml", RegConfig)
     assert (first.learning_rate, first.fit.batch, first.fit.epochs) == (0.01, 50, 7000)
     assert (first.augment.scale, first.augment.crop) == ((0.8, 1.2), 256)
+    assert (second.learning_rate, second.fit.batch, second.fit.epochs) == (0.003, 64, 900)
+    assert (second.fit.decay_every, second.fit.decay) == (300, 0.1)
+
+
+def test_the_papers_configurations_are_the_defaults_written_out():
+    how = {"validate_every", "checkpoint_every", "workers"}
+    for name, kind, own in (("seg", SegConfig, {"data"}), ("reg", RegConfig, {"data", "card"})):
+        written = load_yaml(CONFIGS / f"{name}.yaml", kind)
+        default = kind(card=written.card) if name == "reg" else kind()
+        assert written.model_dump(exclude={*own, "fit"}) == default.model_dump(
+            exclude={*own, "fit"}
+        )
+        assert written.fit.model_dump(exclude=how) == default.fit.model_dump(exclude=how)
