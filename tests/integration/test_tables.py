@@ -189,7 +189,7 @@ def test_guidance_is_compared_seed_by_seed():
     assert guidance_table("x", results_of("Plain", 0, 0.1)) is None
 
 
-@pytest.mark.parametrize("name", ["tables.yaml", "tables-standin.yaml"])
+@pytest.mark.parametrize("name", ["tables.yaml", "tables-consep.yaml", "tables-crchisto.yaml"])
 def test_the_configurations_are_valid(name):
     config = load_yaml(Path(__file__).parents[2] / "configs" / name, TablesConfig)
     assert tables.GUIDED in config.networks
