@@ -16,10 +16,7 @@ FAILED    Failed    the message names the file, the cause and the remedy
 ========= ========= ==============================================================================
 """
 
-import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 from uuid import UUID
@@ -33,12 +30,11 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.exceptions import PrefectException
-from prefect.logging.handlers import APILogHandler
-from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 import wsi_pipeline
 from flows.report import artifact_key, headline, markdown, picture_uri
+from flows.run_log import run_log
 from wsi_pipeline import pipeline
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.config import ScoreConfig
@@ -143,29 +139,3 @@ class ScoringProgress:
         except (httpx.HTTPError, PrefectException) as error:
             get_run_logger().warning("The progress could not be shown: %s", error)
         self._due = time.monotonic() + PROGRESS_EVERY_S
-
-
-@contextmanager
-def run_log() -> Iterator[None]:
-    """Send what the pipeline logs meanwhile to the flow run's own log.
-
-    Prefect's handler by itself would lose the records of the threads that read the slide, since it
-    tells the run from the thread's context.
-    """
-    run_id = flow_run.get_id()
-
-    def belongs(record: logging.LogRecord) -> bool:
-        record.flow_run_id = run_id
-        return True
-
-    handler = APILogHandler(logging.INFO)
-    handler.addFilter(belongs)
-    package = logging.getLogger("wsi_pipeline")
-    level = package.level
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)

@@ -16,7 +16,6 @@ FAILED    Failed    the message names the file, the cause and the remedy
 """
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -33,11 +32,11 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.exceptions import PrefectException
-from prefect.logging.handlers import APILogHandler
 from prefect.states import Completed, Failed
 
 import wsi_pipeline
 from flows.report import artifact_key
+from flows.run_log import run_log
 from training.data import under
 from training.data.generated import Part
 from training.data.picture import Pictures
@@ -335,20 +334,3 @@ def training_progress(run: Path, epochs: int) -> Iterator[None]:
         ended.set()
         follower.join()
         show()
-
-
-@contextmanager
-def run_log() -> Iterator[None]:
-    """Send what training and the library log meanwhile to the flow run's own log."""
-    handler = APILogHandler(logging.INFO)
-    packages = [logging.getLogger(name) for name in ("training", "wsi_pipeline")]
-    levels = [package.level for package in packages]
-    for package in packages:
-        package.addHandler(handler)
-        package.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        for package, level in zip(packages, levels, strict=True):
-            package.removeHandler(handler)
-            package.setLevel(level)

@@ -23,7 +23,7 @@ from rich.progress import track
 
 from training.agreement import Estimate, agreement, compare
 from training.data import under
-from training.data.generated import Part
+from training.data.breastpathq import ChallengePart
 from training.data.picture import PICTURE_MPP, Picture, Pictures, unpack
 from training.plots import calibration_plot, scatter_plot
 from training.reg import RegConfig, judged_pictures
@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data", type=Path, default=Path(), help="folder that the data's root is relative to"
     )
-    parser.add_argument("--part", choices=get_args(Part), default="validation")
+    parser.add_argument("--part", choices=get_args(ChallengePart), default="validation")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

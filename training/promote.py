@@ -11,15 +11,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from training.data import Data
+from training.data import Data, cellularity
 from training.data.breastpathq import BreastPathQData, ChallengePart
-from training.data.generated import Part
 from training.data.picture import Picture, Pictures, windows
 from training.evaluate import Evaluation, Verdict, evaluate_bundle, is_better
 from wsi_pipeline.atomic import atomic_path
@@ -53,9 +52,7 @@ class HeldOut(BaseModel):
 
     def whole(self) -> Pictures:
         """Return the pictures uncut."""
-        if isinstance(self.data, BreastPathQData):
-            return self.data.cellularity(self.part)
-        return self.data.cellularity(cast("Part", self.part))
+        return cellularity(self.data, self.part)
 
     def pictures(self) -> Pictures:
         """Return what bundles are judged by."""

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig
-from training.data import Data, under
-from training.data.generated import GeneratedData, Part
+from training.data import Data, cellularity, under
+from training.data.breastpathq import ChallengePart
+from training.data.generated import GeneratedData
 from training.data.picture import Pictures, windows
 from training.data.views import Batch, training_batches, validation_batches
 from training.distributed import first_process_first, is_first, processes
@@ -191,9 +192,9 @@ def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBu
     return bundle
 
 
-def judged_pictures(config: RegConfig, part: Part = "validation") -> Pictures:
+def judged_pictures(config: RegConfig, part: ChallengePart = "validation") -> Pictures:
     """Return what a run is judged by: whole pictures or, if they are to be cut, their windows."""
-    pictures = config.data.cellularity(part)
+    pictures = cellularity(config.data, part)
     return pictures if config.window is None else windows(pictures, config.window)
 
 

@@ -94,7 +94,9 @@ class ModelBundle:
                 or of a newer format.
 
         """
-        folder = _from_hub(location) if str(location).startswith("hf:") else Path(location)
+        # A link to the bundle in use may be swapped meanwhile: both files come from one folder.
+        hub = str(location).startswith("hf:")
+        folder = _from_hub(location) if hub else Path(location).resolve()
         if not folder.is_dir():
             raise BundleError(
                 f"{location} is no model bundle: there is no such folder. Give a folder with "

@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from training.data.breastpathq import BreastPathQData
+from training.data.breastpathq import BreastPathQData, ChallengePart
 from training.data.consep import ConsepData
 from training.data.crchisto import CrcHistoData
 from training.data.generated import GeneratedData, Part
 from training.data.picture import Pictures
+from wsi_pipeline.errors import ConfigError
 
 
 class JoinedData(BaseModel):
@@ -53,6 +54,22 @@ def under(data: Data, root: Path) -> Data:
             return data
         case _:
             return data.model_copy(update={"root": root / data.root})
+
+
+def cellularity(data: Data, part: ChallengePart) -> Pictures:
+    """Return a part's pictures with their cellularity; the challenge alone has a part ``test``.
+
+    Raises:
+        ConfigError: If there is no such part.
+
+    """
+    if isinstance(data, BreastPathQData):
+        return data.cellularity(part)
+    if part == "test":
+        raise ConfigError(
+            f"Data of kind {data.kind} has no part 'test'; take 'validation', or BreastPathQ's."
+        )
+    return data.cellularity(part)
 
 
 def folds_of(data: Data) -> tuple[Data, ...]:
