@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from training.data import cellularity
 from training.data.breastpathq import (
     CLASS_OF_DESCRIPTION,
     TABLES,
@@ -21,6 +22,7 @@ from training.data.breastpathq import (
     read_region,
     split,
 )
+from training.data.generated import GeneratedData
 from training.data.picture import IGNORED, unpack
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.network import CLASSES
@@ -307,3 +309,10 @@ def test_all_real_points_are_read_right(slides_dir, challenge):
         names = [CLASSES[c] for c in nuclei.classes]
         found = zip(nuclei.xy.tolist(), names, strict=True)
         assert sorted((x, y, name) for (x, y), name in found) == sorted(points)
+
+
+def test_only_the_challenge_has_a_test_part(challenge):
+    [picture] = cellularity(data_of(challenge), "test")
+    assert picture.scores == (0.3, 0.5)
+    with pytest.raises(ConfigError, match="kind generated has no part 'test'"):
+        cellularity(GeneratedData(), "test")

@@ -455,3 +455,24 @@ def test_a_bundle_comes_from_a_hub(folder, bundle, tmp_path):
         assert "could not be fetched from the hub" in load("hf://owner/name@v2")
         loader.stdin.close()
     assert loader.returncode == 0
+
+
+def test_a_link_that_is_swapped_while_a_bundle_is_read_mixes_nothing(
+    network, bundle, tmp_path, monkeypatch
+):
+    bundle.save(tmp_path / "old")
+    ModelBundle.of(network, card(version="2.0")).save(tmp_path / "new")
+    current = tmp_path / "current"
+    current.symlink_to("old")
+    read = Path.read_bytes
+
+    def swapped_after(path):
+        content = read(path)
+        (tmp_path / "next").symlink_to("new")
+        (tmp_path / "next").replace(current)
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", swapped_after)
+    (tmp_path / "next").unlink(missing_ok=True)
+    loaded = ModelBundle.load(current)
+    assert loaded.digest == bundle.digest
