@@ -10,7 +10,6 @@ every single figure they are given the radius that suits them best, found on the
 import argparse
 import csv
 import logging
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,14 +20,17 @@ import cv2
 import numpy as np
 import skimage.feature
 import skimage.measure
+from defusedxml import ElementTree
+from defusedxml.common import DefusedXmlException
 from numpy.typing import NDArray
 
 from training.data import consep
+from training.data.picture import PICTURE_MPP
 from training.ground_truth import Labels, Nuclei, figure_2, nucleus_mask, outline_nuclei
 from training.synthetic import generate_patch
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.geometry import Box, Mpp
+from wsi_pipeline.geometry import Box
 from wsi_pipeline.network import CLASSES
 from wsi_pipeline.slide import Slide
 
@@ -37,7 +39,6 @@ log = logging.getLogger(__name__)
 _peaks: Any = skimage.feature.peak_local_max
 _components: Any = skimage.measure.label
 
-_MPP = 0.5
 _RADII = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
 
 PQ = "PQ"
@@ -137,7 +138,9 @@ def panoptic_quality(truth: NDArray[np.integer], predicted: NDArray[np.integer])
     return match_nuclei(truth, predicted).panoptic_quality
 
 
-def disc_nuclei(shape: tuple[int, int], nuclei: Nuclei, radius: float, mpp: float = _MPP) -> Labels:
+def disc_nuclei(
+    shape: tuple[int, int], nuclei: Nuclei, radius: float, mpp: float = PICTURE_MPP
+) -> Labels:
     """Label a disc of ``radius`` µm round each point; where discs meet, the nearer point has it."""
     if not len(nuclei.xy):
         return np.zeros(shape, np.int32)
@@ -189,7 +192,7 @@ def _discs(radius: float, one: Outlined) -> Labels:
 
 def compare(data: str, outlined: Sequence[Outlined]) -> list[Row]:
     """Measure watershed and discs; for every figure discs have the radius that suits it best."""
-    watershed = measure(outlined, lambda one: outline_nuclei(one.rgb, one.nuclei, _MPP))
+    watershed = measure(outlined, lambda one: outline_nuclei(one.rgb, one.nuclei, PICTURE_MPP))
     discs = {radius: measure(outlined, partial(_discs, radius)) for radius in _RADII}
     rows = []
     for figure, value in watershed.items():
@@ -207,7 +210,9 @@ def read_consep(root: Path, *, held_out: bool) -> Iterator[Outlined]:
         if (number % 3 == 0) == held_out:
             labels, mask = consep.read_types(root, number)
             rgb = consep.read_image(root, number)
-            yield Outlined(f"train_{number}", rgb, _centres(labels, mask, 2), mask, labels)
+            yield Outlined(
+                f"train_{number}", rgb, consep.centres(labels, mask, finer=2), mask, labels
+            )
 
 
 def read_slide(path: Path, polygons: Path) -> Outlined:
@@ -218,15 +223,15 @@ def read_slide(path: Path, polygons: Path) -> Outlined:
 
     """
     with Slide.open(path) as slide:
-        size = slide.size_at(Mpp(_MPP))
+        size = slide.size_at(PICTURE_MPP)
         rgb = slide.read(Box(0, 0, slide.l0_size.width, slide.l0_size.height), size)
         scale = np.array(
             [size.width / slide.l0_size.width, size.height / slide.l0_size.height], np.float64
         )
     labels, mask = np.zeros(rgb.shape[:2], np.int32), np.zeros(rgb.shape[:2], np.uint8)
     try:
-        annotations = ET.parse(polygons).getroot().findall("Annotation")  # noqa: S314  a local file of the user's
-    except (OSError, ET.ParseError) as error:
+        annotations = ElementTree.parse(polygons).findall("Annotation")
+    except (OSError, ElementTree.ParseError, DefusedXmlException) as error:
         raise ConfigError(
             f"{polygons} is no XML of polygons ({error}); give the file that comes with the slide."
         ) from error
@@ -241,7 +246,7 @@ def read_slide(path: Path, polygons: Path) -> Outlined:
             count += 1
             cv2.fillPoly(labels, [outline], count, shift=4)
             cv2.fillPoly(mask, [outline], CLASSES.index(name or ""), shift=4)
-    return Outlined(path.name, rgb, _centres(labels, mask, 1), mask, labels)
+    return Outlined(path.name, rgb, consep.centres(labels, mask, finer=1), mask, labels)
 
 
 def generate(count: int) -> Iterator[Outlined]:
@@ -265,17 +270,6 @@ def generate(count: int) -> Iterator[Outlined]:
             classes.append(np.full(len(peaks), c, np.uint8))
         nuclei = Nuclei(np.concatenate(places), np.concatenate(classes))
         yield Outlined(f"generated {seed}", patch.rgb, nuclei, patch.mask, None)
-
-
-def _centres(labels: NDArray[np.int32], mask: NDArray[np.uint8], finer: int) -> Nuclei:
-    """Centroid and class of each nucleus, in pixels ``finer`` times as large as the labels'."""
-    rows, columns = np.nonzero((labels > 0) & (mask > 0))
-    ids, of = np.unique(labels[rows, columns], return_inverse=True)
-    area = np.bincount(of)
-    xy = [(np.bincount(of, at) / area + 0.5) / finer for at in (columns, rows)]
-    votes = np.zeros((len(ids), len(CLASSES)), np.int64)
-    np.add.at(votes, (of, mask[rows, columns]), 1)
-    return Nuclei(np.column_stack(xy), votes.argmax(1).astype(np.uint8))
 
 
 # --- command -----------------------------------------------------------------------------------
@@ -329,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     for outlined in sets.values():
         for one in outlined[:1]:
-            drawn = figure_2(one.rgb, one.nuclei, outline_nuclei(one.rgb, one.nuclei, _MPP))
+            drawn = figure_2(one.rgb, one.nuclei, outline_nuclei(one.rgb, one.nuclei, PICTURE_MPP))
             cv2.imwrite(str(chosen.out / f"{one.name.replace(' ', '-')}.png"), drawn[..., ::-1])
     log.info("%s\nThe table and figures are in %s", table, chosen.out)
 

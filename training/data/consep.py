@@ -117,11 +117,22 @@ def read_types(root: Path, number: int) -> tuple[NDArray[np.int32], NDArray[np.u
 
 def read_nuclei(root: Path, number: int) -> Nuclei:
     """Read the nuclei as points at 0.5 µm/px: each instance's centroid and class."""
-    instances, classes = read_types(root, number)
+    return centres(*read_types(root, number), finer=_REDUCTION)
+
+
+def centres(instances: NDArray[np.int32], classes: NDArray[np.uint8], finer: int) -> Nuclei:
+    """Return each instance's centroid and most frequent class.
+
+    Args:
+        instances: a number per nucleus, [H, W]; 0 is none.
+        classes: class ids, [H, W].
+        finer: how many of these pixels go into one of those that the points are counted in.
+
+    """
     rows, columns = np.nonzero((instances > 0) & (classes > 0))
     ids, where = np.unique(instances[rows, columns], return_inverse=True)
     area = np.bincount(where)
-    x, y = ((np.bincount(where, c) / area + 0.5) / _REDUCTION for c in (columns, rows))
+    x, y = ((np.bincount(where, at) / area + 0.5) / finer for at in (columns, rows))
     votes = np.zeros((len(ids), len(CLASSES)), dtype=np.int64)
     np.add.at(votes, (where, classes[rows, columns]), 1)
     return Nuclei(xy=np.column_stack([x, y]), classes=votes.argmax(1).astype(np.uint8))
