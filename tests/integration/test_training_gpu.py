@@ -1,4 +1,4 @@
-"""Both stages on a GPU: in half precision and compiled they learn, and their bundle runs on a CPU."""
+"""Both stages on a GPU, in half precision and compiled: they learn, and a CPU runs their bundle."""
 
 import json
 from pathlib import Path
