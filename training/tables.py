@@ -71,6 +71,9 @@ class TablesConfig(BaseModel):
     )
     seg_seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     reg_seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    reg_folds: int | None = Field(
+        default=None, gt=0, description="how many of a set's folds stage 2 takes; null is all"
+    )
 
     @field_validator("networks")
     @classmethod
@@ -140,10 +143,10 @@ def run_segmentation(config: TablesConfig, data: Data, folder: Path) -> list[Seg
 
 
 def run_regression(config: TablesConfig, data: Data, folder: Path) -> list[RegressionResult]:
-    """Train stage 2 with each network and seed on each fold of a set, and score its patches."""
+    """Train stage 2 with each network and seed on the folds it takes, and score their patches."""
     results = []
     for (fold, part), (name, architecture), seed in product(
-        enumerate(folds_of(data)), config.networks.items(), config.reg_seeds
+        enumerate(folds_of(data)[: config.reg_folds]), config.networks.items(), config.reg_seeds
     ):
         run = folder / f"fold{fold}" / f"reg-{name.lower()}-seed{seed}"
         guide = _segmentation_folder(folder, fold, config.gamma_of_guide, config.seg_seeds[0])

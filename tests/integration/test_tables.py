@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from training import paper, tables
+from training.data.consep import ConsepData
 from training.metrics import mean_absolute_error, mean_iou, prediction_probability
 from training.tables import (
     RegressionResult,
@@ -18,6 +19,7 @@ from training.tables import (
     confusion_table,
     guidance_table,
     regression_table,
+    run_regression,
     segmentation_table,
 )
 from wsi_pipeline.validation import load_yaml
@@ -103,6 +105,18 @@ def test_what_is_trained_is_not_trained_again(made, monkeypatch):
     monkeypatch.setattr(tables, "train_regression", None)
     run_tables(made)
     assert (made / "out" / "tables.md").read_text() == before
+
+
+@pytest.mark.parametrize(("taken", "folds"), [(None, {0, 1, 2}), (1, {0})])
+def test_stage_2_takes_the_folds_that_it_is_told_to(workplace, monkeypatch, taken, folds):
+    config = load_yaml(workplace / "tables.yaml", TablesConfig)
+    config = config.model_copy(update={"reg_folds": taken})
+    monkeypatch.setattr(tables, "_regress", lambda recipe, *_: (recipe.data.fold, 0))
+    data = ConsepData(kind="consep", root=workplace)
+    results = run_regression(config, data, workplace)
+    assert {result.fold for result in results} == folds
+    assert all(result.truth == result.fold for result in results)
+    assert len(results) == len(folds) * len(config.networks) * len(config.reg_seeds)
 
 
 def test_another_recipe_does_not_pass_for_the_one_that_was_run(made, tmp_path):
