@@ -1,14 +1,17 @@
 import csv
+import json
 import pickle
 from collections import Counter
 
 import numpy as np
 import pytest
 import tifffile
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from training import evaluate
 from training.data import cellularity
 from training.data.breastpathq import (
     CLASS_OF_DESCRIPTION,
@@ -316,3 +319,22 @@ def test_only_the_challenge_has_a_test_part(challenge):
     assert picture.scores == (0.3, 0.5)
     with pytest.raises(ConfigError, match="kind generated has no part 'test'"):
         cellularity(GeneratedData(), "test")
+
+
+def test_the_test_part_is_judged_by_both_raters(challenge, tiny_bundle, tmp_path):
+    content = {
+        "data": {"kind": "breastpathq", "root": "."},
+        "card": dict.fromkeys(
+            ("name", "version", "trained_on", "licence", "intended_use", "limitations"), "x"
+        ),
+    }
+    (tmp_path / "reg.yaml").write_text(yaml.safe_dump(content))
+    evaluate.main(
+        f"--bundle {tiny_bundle} --config {tmp_path / 'reg.yaml'} --data {challenge.root} "
+        f"--part test --out {tmp_path / 'out'}".split()
+    )
+    [row] = csv.DictReader((tmp_path / "out" / "predictions.csv").open())
+    assert (float(row["truth_1"]), float(row["truth_2"])) == (0.3, 0.5)
+    l1 = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]["l1"]["value"]
+    score = float(row["prediction"])
+    assert l1 == pytest.approx((abs(score - 0.3) + abs(score - 0.5)) / 2, abs=1e-6)

@@ -45,7 +45,7 @@ CLASS_OF_DESCRIPTION = {
 }
 """The class of each description in the key files; case and spaces do not matter."""
 
-ChallengePart = Part | Literal["test"]
+ChallengePart = Literal["train", "validation", "test"]
 
 TABLES: dict[ChallengePart, str] = {
     "train": "train_labels.csv",
