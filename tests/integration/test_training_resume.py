@@ -22,7 +22,7 @@ from training.fit import trained_weights
 log = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-KILLS = 4
+KILLS = 2
 
 
 @pytest.fixture(scope="module")
