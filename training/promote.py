@@ -6,7 +6,6 @@ in one step, so whoever loads ``models/current`` gets one bundle or the other. T
 link at an older bundle: ``ln -sfn DIGEST models/current``.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from training.data import Data, cellularity
 from training.data.breastpathq import BreastPathQData, ChallengePart
-from training.data.picture import Picture, Pictures, windows
+from training.data.picture import Pictures, pixels_digest, windows
 from training.evaluate import Evaluation, Verdict, evaluate_bundle, is_better
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.bundle import ModelBundle
@@ -185,12 +184,12 @@ def refuse_known(held_out: Pictures, known: Iterable[Pictures]) -> None:
         ConfigError: If one is.
 
     """
-    names = {_digest(picture): picture.name for picture in held_out}
+    names = {pixels_digest(picture): picture.name for picture in held_out}
     shared = {
         names[digest]
         for pictures in known
         for picture in pictures
-        if (digest := _digest(picture)) in names
+        if (digest := pixels_digest(picture)) in names
     }
     if shared:
         raise ConfigError(
@@ -198,11 +197,6 @@ def refuse_known(held_out: Pictures, known: Iterable[Pictures]) -> None:
             "those that training learns from or is validated by, so they cannot tell which model "
             "is better; hold out others."
         )
-
-
-def _digest(picture: Picture) -> bytes:
-    rgb = picture.sample[..., :3]
-    return hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
 
 
 def _record(evaluation: Evaluation) -> dict[str, Any]:

@@ -5,7 +5,6 @@ lists all that is wrong, and shows what is there.
 """
 
 import argparse
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,15 @@ from rich.table import Table
 from training.data import breastpathq, consep, crchisto
 from training.data.generated import Part
 from training.data.labels import Report, reported
-from training.data.picture import IGNORED, LazyPictures, Picture, Pictures, of_nuclei, unpack
+from training.data.picture import (
+    IGNORED,
+    LazyPictures,
+    Picture,
+    Pictures,
+    of_nuclei,
+    pixels_digest,
+    unpack,
+)
 from training.ground_truth import Nuclei
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import ConfigError
@@ -73,7 +80,7 @@ class Entry:
 
     name: str
     group: str
-    digest: str
+    digest: bytes
     """Of its pixels."""
     nuclei: Counter[str]
     """Number of nuclei by class."""
@@ -118,7 +125,7 @@ def read_set(source: LabelledSet, tiles: int, report: Report) -> list[Entry]:
                 Entry(
                     name=picture.name,
                     group=picture.group,
-                    digest=hashlib.sha256(picture.sample[..., :3].tobytes()).hexdigest(),
+                    digest=pixels_digest(picture),
                     nuclei=Counter(CLASSES[c] for c in nuclei.classes) if nuclei else Counter(),
                     cellularity=picture.cellularity,
                     judged=bool(picture.scores),
