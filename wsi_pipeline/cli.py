@@ -35,7 +35,8 @@ from wsi_pipeline.pipeline import (
     write_outputs,
 )
 from wsi_pipeline.pipeline import Progress as Advance
-from wsi_pipeline.slide import Slide, is_url
+from wsi_pipeline.slide import Slide
+from wsi_pipeline.slide_files import SLIDE_SUFFIXES, is_url
 from wsi_pipeline.store import TileStore
 from wsi_pipeline.summary import SlideSummary
 
@@ -45,10 +46,6 @@ app = typer.Typer(
     help="Whole-slide cellularity scoring. Research use only; not a medical device.",
 )
 screen = Console(stderr=True)
-
-SLIDE_SUFFIXES = frozenset(
-    {".bif", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu"}
-)
 
 Slides = Annotated[list[str], typer.Argument(help="Slide files, folders of them, or fsspec URLs.")]
 OneSlide = Annotated[str, typer.Argument(help="A slide file or fsspec URL.")]

@@ -10,15 +10,14 @@ with sub-pixel interpolation where tiffslide takes the nearest; `tests/integrati
 holds the difference to the tolerance stated there.
 """
 
-import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import cv2
 import fsspec
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.mpp import MppSources, isotropic, referee_mpp, tiff_tag_mpp
+from wsi_pipeline.slide_files import content_digest, files_of, is_url, open_binary
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class _TiffSlideReader:
         self._file = ExitStack()
         try:
             # Opened here, since tiffslide hands names to fsspec.
-            file: Any = self._file.enter_context(_open_binary(location))
+            file: Any = self._file.enter_context(open_binary(location))
             self._slide = tiffslide.TiffSlide(file)
             self._read_header(location)
         except BaseException:
@@ -391,20 +391,15 @@ class Slide:
     def digest(self) -> str:
         """Return the BLAKE2b digest (hex, 32 digits) of all of the slide's bytes, label included.
 
-        The name does not count, so a renamed slide is the same slide. For MRXS and DICOM the files
-        beside it count too.
+        The name does not count, so a renamed slide is the same slide. All files of the
+        slide count (see `wsi_pipeline.slide_files`).
         """
-        digest = hashlib.blake2b(digest_size=16)
-        for part in _files_of(self._location, self.vendor):
-            with _open_binary(part) as file:
-                while block := file.read(1 << 22):
-                    digest.update(block)
-        return digest.hexdigest()
+        return content_digest(files_of(self._location))
 
     @property
     def size_bytes(self) -> int:
         """Size of all of the slide's files."""
-        return sum(_size(part) for part in _files_of(self._location, self.vendor))
+        return sum(_size(part) for part in files_of(self._location))
 
     def close(self) -> None:
         """Close the file; reads fail from then on."""
@@ -529,11 +524,6 @@ def resample(pixels: Rgb, box: tuple[float, float, float, float], size: Size) ->
     return np.asarray(placed, np.uint8)
 
 
-def is_url(location: str) -> bool:
-    """Tell fsspec URLs from paths."""
-    return "://" in location
-
-
 def _open_reader(location: str, backend: Backend) -> tuple[str, _Reader]:
     candidates: tuple[str, ...]
     if backend != "auto":
@@ -627,7 +617,7 @@ def _why_unreadable(location: str, reasons: str) -> str:
 @contextmanager
 def _tiff(location: str) -> Iterator[tifffile.TiffFile | None]:
     """Open a TIFF's directory; None if it is not a TIFF or its directory is damaged."""
-    with _open_binary(location) as file:
+    with open_binary(location) as file:
         try:
             tiff = tifffile.TiffFile(file)
             _ = tiff.pages.first
@@ -655,24 +645,6 @@ def _tiff_tags_mpp(location: str) -> float | None:
         if by_axis[0] is None or by_axis[1] is None:
             return None
         return float(np.sqrt(by_axis[0] * by_axis[1]))
-
-
-def _files_of(location: str, vendor: str) -> list[str]:
-    """All files of one slide: MRXS and DICOM keep their pixels beside the file that is opened."""
-    if is_url(location):
-        return [location]
-    path = Path(location)
-    if vendor == "mirax":
-        beside = sorted(part for part in path.with_suffix("").rglob("*") if part.is_file())
-        return [location, *map(str, beside)]
-    if vendor == "dicom":
-        return sorted(str(part) for part in path.parent.glob(f"*{path.suffix}"))
-    return [location]
-
-
-def _open_binary(location: str) -> AbstractContextManager[IO[bytes]]:
-    # Paths do not go through fsspec, to which "::" in a name is a chain of file systems.
-    return fsspec.open(location, "rb") if is_url(location) else Path(location).open("rb")
 
 
 def _size(location: str) -> int:

@@ -1,0 +1,139 @@
+"""Which files a slide is made of, known by their names, and the digest of their bytes.
+
+Most formats are one file. MRXS keeps its pixels in a folder of its name, DICOM in the files of one
+series, Hamamatsu VMS and VMU in the files that their text names. By URL only slides of one file
+can be opened (see `wsi_pipeline.slide`), so there the slide is what the URL names.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+from pydicom.filereader import read_partial
+
+log = logging.getLogger(__name__)
+
+SLIDE_SUFFIXES = frozenset(
+    {".bif", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu"}
+)
+"""Of the files that are opened as slides, in lower case."""
+
+DICOM = ".dcm"
+MRXS = ".mrxs"
+INDEXES = frozenset({".vms", ".vmu"})
+"""Texts that name the files that hold the pixels."""
+
+INDEX_BYTES = 1 << 16
+"""More of a VMS or VMU is not read: OpenSlide takes no longer ones."""
+
+READ_BYTES = 1 << 22
+
+SERIES_INSTANCE_UID = 0x0020_000E
+
+
+@dataclass(frozen=True, slots=True)
+class DicomHeader:
+    """What decides to which slide a DICOM file belongs: all files of one series are one slide."""
+
+    series: str
+    modality: str
+    """"SM" for slides; annotations, segmentations and reports of slides have others."""
+
+
+def files_of(location: str) -> list[str]:
+    """Return all files of the slide that `location` opens, sorted behind the file of MRXS or VMS.
+
+    Args:
+        location: a path or an fsspec URL.
+
+    Returns:
+        paths that exist, or the URL alone.
+
+    """
+    if is_url(location):
+        return [location]
+    path = Path(location)
+    suffix = path.suffix.lower()
+    if suffix == MRXS:
+        beside = sorted(
+            part
+            for part in path.with_suffix("").rglob("*")
+            if part.is_file() and not part.name.startswith(".")
+        )
+        return [location, *map(str, beside)]
+    if suffix in INDEXES:
+        beside = sorted(path.with_name(name) for name in names_in_index(location))
+        return [location, *(str(part) for part in beside if part.is_file())]
+    # Archives export DICOM without a suffix too.
+    header = dicom_header(location) if suffix not in SLIDE_SUFFIXES - {DICOM} else None
+    if header is None:
+        return [location]
+    return sorted(
+        str(part)
+        for part in path.parent.iterdir()
+        if part.suffix == path.suffix
+        and part.is_file()
+        and (other := dicom_header(str(part))) is not None
+        and other.series == header.series
+    )
+
+
+def content_digest(files: Sequence[str]) -> str:
+    """Return the BLAKE2b digest (hex, 32 digits) of all bytes of the files, in their order.
+
+    Args:
+        files: paths or fsspec URLs; names do not count.
+
+    Raises:
+        OSError: if one of them cannot be read.
+
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for location in files:
+        with open_binary(location) as file:
+            while block := file.read(READ_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def dicom_header(location: str) -> DicomHeader | None:
+    """Read to which series a DICOM file belongs; None if the file is no DICOM file or damaged."""
+    try:
+        with open_binary(location) as file:
+            # The series is among the first elements; one for each of 100 000 tiles may follow.
+            header = read_partial(file, lambda tag, _vr, _length: tag > SERIES_INSTANCE_UID)
+            return DicomHeader(str(header.SeriesInstanceUID), str(header.get("Modality", "SM")))
+    # A damaged header raises from struct and zlib as well as pydicom's own errors.
+    except Exception as error:  # noqa: BLE001
+        log.debug("%s: no DICOM header: %s", location, error)
+        return None
+
+
+def names_in_index(location: str) -> set[str]:
+    """Return the values of a VMS or VMU that can be names of files beside it."""
+    with open_binary(location) as file:
+        text = file.read(INDEX_BYTES).decode("utf-8", errors="surrogateescape")
+    return {
+        value
+        for value in re.findall(r"^[^=\r\n]+=[ \t]*(.+?)[ \t]*\r?$", text, re.MULTILINE)
+        if "/" not in value and "\0" not in value and value not in (".", "..")
+    }
+
+
+def is_url(location: str) -> bool:
+    """Tell fsspec URLs from paths."""
+    return "://" in location
+
+
+def open_binary(location: str) -> AbstractContextManager[BinaryIO]:
+    """Open a path or an fsspec URL for reading.
+
+    Paths do not go through fsspec, to which "::" in a name is a chain of file systems.
+    """
+    return fsspec.open(location, "rb") if is_url(location) else Path(location).open("rb")
