@@ -40,6 +40,7 @@ from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import TorchEngine
 from wsi_pipeline.errors import WsiError
+from wsi_pipeline.naming import file_slide
 from wsi_pipeline.summary import SlideSummary
 
 PROGRESS_EVERY_S = 5.0
@@ -80,7 +81,8 @@ def score_slide(
             settings = ScoreConfig.resolve(
                 config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
             )
-            folder = pipeline.slide_folder(slide, out.absolute())
+            filing = file_slide(slide, settings.names)
+            folder = out.absolute() / filing.folder
             model = ModelBundle.load(DEMO_BUNDLE if bundle is None else bundle)
             if model.card.demonstration:
                 get_run_logger().warning(
@@ -92,6 +94,7 @@ def score_slide(
                 TorchEngine(model, settings.engine),
                 settings,
                 ScoringProgress(folder.name),
+                filing=filing,
             )
         except WsiError as error:
             return Failed(message=str(error), data=error)

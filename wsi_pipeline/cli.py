@@ -27,10 +27,10 @@ from wsi_pipeline.engine import TorchEngine
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.inspection import expect
+from wsi_pipeline.naming import file_name, file_slide, slide_folder
 from wsi_pipeline.pipeline import (
     STORE,
     score_slide,
-    slide_folder,
     tile,
     write_outputs,
 )
@@ -121,10 +121,12 @@ def score(
     engine = TorchEngine(_load_bundle(bundle), settings.engine)
     outcomes: dict[str, SlideSummary | Exception] = {}
     for path in paths:
-        name = slide_folder(path, out).name
+        name = file_name(path)
         try:
+            filing = file_slide(path, settings.names)
+            name = filing.folder
             with _progress(name) as advance:
-                outcomes[name] = score_slide(path, out, engine, settings, advance)
+                outcomes[name] = score_slide(path, out, engine, settings, advance, filing=filing)
         except (WsiError, OSError) as error:
             outcomes[name] = error
             _show_error(error)
@@ -200,7 +202,7 @@ def tile_command(
     settings = ScoreConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, workers=workers
     )
-    with _progress(slide_folder(slide, out).name) as advance:
+    with _progress(file_name(slide)) as advance:
         store = tile(slide, out, settings, advance)
     typer.echo(f"{len(store)} tiles in {store.path}")
 
@@ -220,7 +222,9 @@ def heatmap(
         write_outputs(folder, store, settings, None)
     else:
         about = store.tiling["slide"]
-        with Slide.open(slide, backend=about["backend"], mpp=Mpp(about["mpp"])) as opened:
+        with Slide.open(
+            slide, backend=about["backend"], mpp=Mpp(about["mpp"]), name=about["name"]
+        ) as opened:
             if opened.digest() != about["digest"]:
                 raise ConfigError(
                     f"{slide}: this is not the slide that {folder} was scored from "

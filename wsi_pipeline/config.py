@@ -10,6 +10,7 @@ from wsi_pipeline.engine import EngineConfig
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.grid import GridConfig
+from wsi_pipeline.naming import Names
 from wsi_pipeline.overlay import OverlayConfig
 from wsi_pipeline.slide import Backend
 from wsi_pipeline.tissue import TissueConfig
@@ -39,10 +40,16 @@ class ScoreConfig(BaseModel):
     overlay: OverlayConfig = OverlayConfig()
     min_coverage: float = Field(default=0.9, ge=0, le=1)
     """Share of the tissue that must have been scored for a slide-level figure to be given."""
+    names: Names = "file"
+    """What outputs call a slide: by its file's name, or by a pseudonym from its bytes ("digest")."""
     keep_tiles: bool = False
     """Whether the tiles' pixels stay in the store after scoring (half a megabyte each)."""
     workers: int = Field(default=max(1, (os.cpu_count() or 1)), ge=1)
     """Threads that read the slide; does not change any result."""
+
+    def deciding(self) -> dict[str, Any]:
+        """Return all that can change a result, as JSON."""
+        return self.model_dump(mode="json", exclude={"workers", "crew", "inbox", "digest_cache"})
 
     @classmethod
     def resolve(

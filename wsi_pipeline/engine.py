@@ -7,6 +7,7 @@ scores do not depend on them, on the batch size beyond rounding, or on how tiles
 
 import logging
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -52,6 +53,7 @@ class TorchEngine:
         device: where it runs.
         precision: "float32" or "bfloat16".
         batch_size: tiles to a batch.
+        busy_s: seconds spent in `predict` so far.
 
     """
 
@@ -71,15 +73,18 @@ class TorchEngine:
         )
         default = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         self.batch_size = config.batch_size or default
+        self.busy_s = 0.0
         self._network = bundle.network().to(self.device).eval()
         self._network = self._network.to(memory_format=torch.channels_last)
 
     def predict(self, rgb: NDArray[np.uint8]) -> Scores:
         """Score any number of tiles, uint8 [n, side, side, 3]."""
+        start = time.perf_counter()
         batches = [
-            self._predict_batch(rgb[start : start + self.batch_size])
-            for start in range(0, len(rgb), self.batch_size)
+            self._predict_batch(rgb[first : first + self.batch_size])
+            for first in range(0, len(rgb), self.batch_size)
         ]
+        self.busy_s += time.perf_counter() - start
         return Scores(
             cellularity=np.concatenate([batch.cellularity for batch in batches]),
             cellularity_std=np.concatenate([batch.cellularity_std for batch in batches]),

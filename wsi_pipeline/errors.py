@@ -9,6 +9,10 @@ class SlideError(WsiError):
     """The file cannot be read as a slide: missing, empty, truncated, damaged, or not a slide."""
 
 
+class SlideUnavailableError(SlideError):
+    """The file cannot be reached now: a network drive or an object store is away. Try again."""
+
+
 class MppError(WsiError):
     """The pixel size is missing, implausible, contradictory, or too coarse for the model."""
 

@@ -16,7 +16,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ import wsi_pipeline
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import TorchEngine
-from wsi_pipeline.errors import ConfigError, OutputError, SlideError, StoreError, TissueError
+from wsi_pipeline.errors import ConfigError, OutputError, StoreError, TissueError, WsiError
 from wsi_pipeline.geojson import write_geojson
 from wsi_pipeline.geometry import Box, Mpp
 from wsi_pipeline.grid import TileGrid, mask_area_mm2, tile_grid
 from wsi_pipeline.heatmap import write_cellularity
 from wsi_pipeline.inference import score_shards
+from wsi_pipeline.naming import Filing, file_slide, without_name
 from wsi_pipeline.network import CLASSES
 from wsi_pipeline.overlay import (
     picture_mpp,
@@ -66,6 +67,9 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 """Called with the tiles done and the tiles in all."""
 
+ModelSlot = Callable[[], AbstractContextManager[object]]
+"""Entered while a slide uses the model, for those who score several slides on one device."""
+
 SUMMARY = "summary.json"
 STORE = "tiles.zarr"
 
@@ -85,6 +89,9 @@ def score_slide(
     engine: TorchEngine,
     config: ScoreConfig,
     progress: Progress = _silent,
+    *,
+    filing: Filing | None = None,
+    model_slot: ModelSlot = nullcontext,
 ) -> SlideSummary:
     """Score one slide; go on where an earlier run of the same slide and configuration stopped.
 
@@ -94,6 +101,8 @@ def score_slide(
         engine: the model.
         config: everything else.
         progress: told as tiles are scored.
+        filing: what the slide is called; None leaves it to the configuration.
+        model_slot: held while tiles are scored. Tiles are read and stored before it is had.
 
     Returns:
         the summary, as written to `summary.json`; its status is "scored", or "refused" where there
@@ -104,13 +113,14 @@ def score_slide(
 
     """
     _require_fit(engine, config)
-    folder = slide_folder(location, out)
-    with _exclusive(folder), log_file(folder / "run.log"):
+    filing = filing or file_slide(str(location), config.names)
+    folder = out / filing.folder
+    with _exclusive(folder), log_file(folder / "run.log"), _called(filing, location):
         log.info("Scoring %s with %s", folder.name, engine.bundle.card.name)
         start = time.perf_counter()
-        with _open(location, config) as slide:
+        with _open(location, filing, config) as slide:
             with stage("digest"):
-                tiling = tiling_identity(slide, config)
+                tiling = tiling_identity(slide, config, filing.digest)
             provenance = _provenance(tiling, scoring_identity(engine), config)
             finished = read_summary(folder)
             if (
@@ -127,7 +137,7 @@ def score_slide(
                 summary = _refused(error, mask, slide, provenance, config)
             else:
                 store = open_store(folder, grid, tiling, config)
-                _fill_and_score(slide, store, engine, config, progress)
+                _fill_and_score(slide, store, engine, config, progress, model_slot)
                 with stage("outputs"):
                     write_outputs(folder, store, config, slide)
                     summary = _summary_of(store, mask, slide, provenance, config)
@@ -147,13 +157,15 @@ def tile(
         WsiError: if the slide cannot be tiled.
 
     """
-    folder = slide_folder(location, out)
+    filing = file_slide(str(location), config.names)
+    folder = out / filing.folder
     with (
         _exclusive(folder),
         log_file(folder / "run.log"),
-        _open(location, config) as slide,
+        _called(filing, location),
+        _open(location, filing, config) as slide,
     ):
-        tiling = tiling_identity(slide, config)
+        tiling = tiling_identity(slide, config, filing.digest)
         mask = find_tissue(slide, folder, config)
         grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
         store = open_store(folder, grid, tiling, config)
@@ -249,14 +261,6 @@ def write_outputs(folder: Path, store: TileStore, config: ScoreConfig, slide: Sl
         )
 
 
-def slide_folder(location: str | Path, out: Path) -> Path:
-    """Return the folder of a slide's outputs: its file's name without the suffix, below `out`."""
-    name = Path(str(location).rsplit("/", 1)[-1]).stem.strip(". ")
-    if not name:
-        raise SlideError(f"{location}: a slide needs a name to file its results under.")
-    return out / name
-
-
 def read_summary(folder: Path) -> SlideSummary | None:
     """Read the summary of a finished slide; None if it is not finished, or by another version."""
     try:
@@ -265,13 +269,20 @@ def read_summary(folder: Path) -> SlideSummary | None:
         return None
 
 
-def tiling_identity(slide: Slide, config: ScoreConfig) -> dict[str, Any]:
-    """Return all that decides the tiles of a slide; its digest is the store's."""
+def tiling_identity(slide: Slide, config: ScoreConfig, digest: str | None = None) -> dict[str, Any]:
+    """Return all that decides the tiles of a slide; its digest is the store's.
+
+    Args:
+        slide: the slide.
+        config: for its tissue and grid.
+        digest: the slide's, if known already: it takes reading all of its bytes.
+
+    """
     bounds = slide.l0_bounds
     return {
         "slide": {
             "name": slide.name,
-            "digest": slide.digest(),
+            "digest": digest or slide.digest(),
             "size_bytes": slide.size_bytes,
             "width_px": slide.l0_size.width,
             "height_px": slide.l0_size.height,
@@ -312,6 +323,7 @@ def _fill_and_score(
     engine: TorchEngine,
     config: ScoreConfig,
     progress: Progress,
+    model_slot: ModelSlot,
 ) -> None:
     """Read, store and score what is left, all three at once."""
     store.begin_scoring(scoring_identity(engine), len(engine.bundle.card.architecture.classes))
@@ -326,9 +338,13 @@ def _fill_and_score(
     start = time.perf_counter()
     with stage("tiling and scoring"):
         for _ in range(PASSES):
-            with tile_slide(
-                slide, store, tile_px=config.grid.tile_px, workers=config.workers
-            ) as shards:
+            # Reading starts before the model is free: another slide may still be using it.
+            with (
+                tile_slide(
+                    slide, store, tile_px=config.grid.tile_px, workers=config.workers
+                ) as shards,
+                model_slot(),
+            ):
                 score_shards(store, engine, shards, report)
             if store.is_scored:
                 break
@@ -343,9 +359,24 @@ def _fill_and_score(
         log.warning("%d reads succeeded only at a second try", slide.repaired_reads)
 
 
-def _open(location: str | Path, config: ScoreConfig) -> Slide:
+def _open(location: str | Path, filing: Filing, config: ScoreConfig) -> Slide:
     with stage("open"):
-        return Slide.open(location, backend=config.slide.backend, mpp=config.slide.mpp)
+        return Slide.open(
+            location, backend=config.slide.backend, mpp=config.slide.mpp, name=filing.name
+        )
+
+
+@contextmanager
+def _called(filing: Filing, location: str | Path) -> Iterator[None]:
+    """Have errors call the slide by the name that it is filed under."""
+    try:
+        yield
+    except WsiError as error:
+        message = without_name(str(error), str(location), filing)
+        if message == str(error):
+            raise
+        # Without its cause, which knows the slide by its own name.
+        raise type(error)(message) from None
 
 
 def _provenance(tiling: dict[str, Any], scoring: dict[str, Any], config: ScoreConfig) -> Provenance:
@@ -354,7 +385,7 @@ def _provenance(tiling: dict[str, Any], scoring: dict[str, Any], config: ScoreCo
     The digest says what is done: it leaves out the software's versions, since an update must not
     score a whole archive again.
     """
-    settings = config.model_dump(mode="json", exclude={"workers"})
+    settings = config.deciding()
     about = {key: value for key, value in tiling["slide"].items() if key in SlideFacts.model_fields}
     return Provenance(
         slide=SlideFacts(**about),

@@ -240,7 +240,7 @@ class Slide:
     """A slide opened for reading; safe to share between threads.
 
     Attributes:
-        name: the file's name, without its folders.
+        name: the file's name, without its folders, or what the caller calls it.
         l0_size: the whole level 0, in pixels.
         l0_bounds: the scanned part of level 0 (all of it for most formats).
         mpp: µm per level-0 pixel, and `mpp_source`, where it came from.
@@ -254,7 +254,12 @@ class Slide:
     """
 
     def __init__(
-        self, location: str, backend: str, reader: _Reader, mpp_override: Mpp | None
+        self,
+        location: str,
+        backend: str,
+        reader: _Reader,
+        mpp_override: Mpp | None,
+        name: str | None = None,
     ) -> None:
         self._location = location
         self._reader = reader
@@ -263,7 +268,7 @@ class Slide:
         self.repaired_reads = 0
         self.unreadable: list[Box] = []
         self.backend = backend
-        self.name = Path(location).name
+        self.name = name or Path(location).name
         self.vendor = reader.vendor
         self.levels = reader.levels
         self.l0_size = reader.levels[0].size
@@ -280,7 +285,12 @@ class Slide:
 
     @classmethod
     def open(
-        cls, location: str | Path, *, backend: Backend = "auto", mpp: Mpp | None = None
+        cls,
+        location: str | Path,
+        *,
+        backend: Backend = "auto",
+        mpp: Mpp | None = None,
+        name: str | None = None,
     ) -> Self:
         """Open a slide.
 
@@ -289,6 +299,7 @@ class Slide:
             backend: the reader; "auto" takes tiffslide for URLs and for the formats that it reads
                 exactly as OpenSlide does, and OpenSlide for all others.
             mpp: overrides what the file says of its level-0 pixel size, in µm.
+            name: what to call it; None is its file's name.
 
         Raises:
             SlideError: if the file is missing, empty, truncated or not a slide.
@@ -299,7 +310,7 @@ class Slide:
         _check_file(where)
         chosen, reader = _open_reader(where, backend)
         try:
-            return cls(where, chosen, reader, mpp)
+            return cls(where, chosen, reader, mpp, name)
         except BaseException:
             reader.close()
             raise

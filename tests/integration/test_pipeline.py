@@ -15,7 +15,8 @@ from wsi_pipeline.engine import TorchEngine
 from wsi_pipeline.errors import ConfigError, MppError, OutputError, SlideError, StoreError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.heatmap import read_cellularity
-from wsi_pipeline.pipeline import score_slide, slide_folder, tile, write_outputs
+from wsi_pipeline.naming import slide_folder
+from wsi_pipeline.pipeline import score_slide, tile, write_outputs
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.store import TileStore
 from wsi_pipeline.tiles import read_parquet

@@ -228,10 +228,10 @@ def test_a_slide_that_must_not_be_read(wsi, make_slide, tissue, monkeypatch):
     secret, public = (make_slide(tissue, name=name) for name in ("a.tif", "b.tif"))
     score_slide = cli.score_slide
 
-    def guarded(path, *arguments):
+    def guarded(path, *arguments, **options):
         if path == str(secret):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return score_slide(path, *arguments)
+        return score_slide(path, *arguments, **options)
 
     monkeypatch.setattr(cli, "score_slide", guarded)
     code, out, err = wsi("score", secret, public)

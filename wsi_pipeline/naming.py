@@ -1,0 +1,77 @@
+"""What a slide is called: its folder among the outputs, and its name in them.
+
+File names of slides often carry a patient's name or number. Where that must not leave the archive,
+`Names` "digest" has every output call the slide by a pseudonym made from its bytes alone: the same
+slide has the same one everywhere, and nobody can go back from it who does not have the slide.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wsi_pipeline.errors import SlideError
+from wsi_pipeline.slide_files import content_digest, files_of
+
+Names = Literal["file", "digest"]
+
+PSEUDONYM_DIGITS = 16
+"""64 bits: among a million slides, two share a pseudonym with a chance of 3 in 10⁸."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filing:
+    """Under what a slide's results are filed.
+
+    Attributes:
+        folder: name of its folder below the output folder.
+        name: what outputs and messages call it.
+        digest: of its bytes, if known already; see `wsi_pipeline.slide_files.content_digest`.
+
+    """
+
+    folder: str
+    name: str
+    digest: str | None = None
+
+
+def file_slide(location: str, names: Names) -> Filing:
+    """File a slide that is scored by itself; "digest" reads all of it.
+
+    Raises:
+        SlideError: if the name cannot be a folder's, or the slide cannot be read.
+
+    """
+    if names == "file":
+        return Filing(slide_folder(location, Path()).name, file_name(location))
+    digest = content_digest(files_of(location))
+    return Filing(pseudonym(digest), pseudonym(digest), digest)
+
+
+def pseudonym(digest: str) -> str:
+    """Return the name that a slide of this digest goes by where its own must not be shown."""
+    return f"slide-{digest[:PSEUDONYM_DIGITS]}"
+
+
+def file_name(location: str) -> str:
+    """Return the last part of a path or URL."""
+    return location.rsplit("/", 1)[-1]
+
+
+def slide_folder(location: str | Path, out: Path) -> Path:
+    """Return the folder of a slide's outputs: its file's name without the suffix, below `out`.
+
+    Raises:
+        SlideError: if nothing is left of the name.
+
+    """
+    name = Path(file_name(str(location))).stem.strip(". ")
+    if not name:
+        raise SlideError(f"{location}: a slide needs a name to file its results under.")
+    return out / name
+
+
+def without_name(text: str, location: str, filing: Filing) -> str:
+    """Replace a slide's place and file name in a message or traceback by the name it goes by."""
+    if filing.name == file_name(location):
+        return text
+    return text.replace(location, filing.name).replace(file_name(location), filing.name)
