@@ -21,6 +21,11 @@ configuration (`tiling_digest`), its scores only to that of the bundle and how i
 (`scoring_digest`). What has another digest is set aside under a name of its own, never mixed in and
 never deleted.
 
+A store lies in a folder or, by an fsspec URL such as ``s3://bucket/prefix``, in an object store.
+There a PUT is atomic like a rename here, but nothing can be renamed: what has to move is copied,
+its root metadata (``zarr.json``) last, and removed, its root metadata first. Objects without it are
+no store. Credentials come from the environment or fsspec's configuration, never from the URL.
+
 **Pixel codec.** Blosc LZ4 with a CRC-32C of each tile, measured on 80 real H&E tiles at 0.5 µm/px,
 one core, share of raw size and ms per tile to write and to read:
 
@@ -43,17 +48,22 @@ import enum
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from upath import UPath
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
+from zarr.storage import FsspecStore
 
-from wsi_pipeline.errors import StoreError
+from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.grid import TileGrid
 from wsi_pipeline.tiles import TileTable
@@ -65,7 +75,34 @@ MIN_SHARD_TILES = 8
 WANTED_SHARDS = 16
 """Small slides get small shards, so that reading and scoring can still overlap."""
 
+NAME = "tiles.zarr"
+
 _SCORES = ("cellularity", "cellularity_std", "class_fraction")
+
+_ROOT_METADATA = "zarr.json"
+"""Of a group or an array; in an object store its presence says that all else is there."""
+
+StorePath = Path | UPath
+"""A folder, or a prefix in an object store."""
+
+
+class StoreConfig(BaseModel):
+    """Where tiles are kept while a slide is being scored, and scores for ever."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root: str | None = None
+    """A folder or fsspec URL that gets one folder per slide; None is the output folder. Give each
+    output folder a root of its own: its lock guards the stores too."""
+
+    def path(self, folder: Path) -> StorePath:
+        """Return where the store of a slide is, given its folder of outputs.
+
+        Raises:
+            ConfigError: if the root cannot be used.
+
+        """
+        return folder / NAME if self.root is None else store_path(self.root) / folder.name / NAME
 
 
 class TileState(enum.IntEnum):
@@ -119,6 +156,36 @@ def digest_of(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def store_path(location: str | Path) -> StorePath:
+    """Return a path for a folder's name or an fsspec URL.
+
+    Raises:
+        ConfigError: if the URL holds credentials, or its file system is not installed.
+
+    """
+    address = str(location)
+    if "://" not in address:
+        return Path(location)
+    parts = urlsplit(address)
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError(
+            f"The URL of a store in {parts.hostname} holds a user name or password, which would "
+            f"end up in logs. Leave it out, and give credentials in the environment."
+        )
+    if parts.scheme in ("file", "local"):
+        return Path(parts.path)
+    try:
+        # What other processes write must be seen.
+        path = UPath(address, use_listings_cache=False)
+        _ = path.fs
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"{address}: no file system for {parts.scheme}:// ({error}). For s3:// install "
+            f"`wsi-pipeline[s3]`, or name a folder."
+        ) from error
+    return path
+
+
 def shard_tiles(n_tiles: int) -> int:
     """Tiles to a shard: a power of two that gives small slides several shards."""
     wanted = max(1, n_tiles // WANTED_SHARDS)
@@ -126,37 +193,42 @@ def shard_tiles(n_tiles: int) -> int:
 
 
 class TileStore:
-    """The tiles and scores of one slide on disk.
+    """The tiles and scores of one slide, in a folder or an object store.
 
-    Threads and processes may share a store as long as each shard has one writer at a time.
+    Threads, processes and machines may share a store as long as each shard has one writer at a
+    time, or writers that write the same.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StorePath) -> None:
         """Open an existing store.
 
         Raises:
-            StoreError: if there is none at `path`, it is damaged, or of another version.
+            StoreError: if there is none at `path`, it is damaged, of another version, or its
+                object store does not answer.
 
         """
         self.path = path
-        try:
-            self._group = zarr.open_group(path, mode="r+")
-            version = self._group.attrs["schema_version"]
-        except (FileNotFoundError, KeyError, ValueError) as error:
-            raise StoreError(
-                f"{path}: this is not a tile store of this program, or it is damaged ({error}). "
-                f"Score the slide again; move the folder away if it is not needed."
-            ) from error
+        with _answering(path):
+            try:
+                self._group = zarr.open_group(_zarr_store(path), mode="r+", zarr_format=3)
+                version = self._group.attrs["schema_version"]
+            except (FileNotFoundError, KeyError, ValueError) as error:
+                raise StoreError(
+                    f"{path}: this is not a tile store of this program, or it is damaged "
+                    f"({error}). Score the slide again; move the folder away if it is not needed."
+                ) from error
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"{path}: the store has layout version {version}, this program reads version "
                 f"{SCHEMA_VERSION}. Move it away and score the slide again."
             )
         self._arrays: dict[str, Any] = {}
-        self._state: NDArray[np.uint8] = np.asarray(self._array("state")[:], np.uint8)
+        self._known_state: NDArray[np.uint8] | None = None
 
     @classmethod
-    def create(cls, path: Path, grid: TileGrid, *, tile_px: int, tiling: Mapping[str, Any]) -> Self:
+    def create(
+        cls, path: StorePath, grid: TileGrid, *, tile_px: int, tiling: Mapping[str, Any]
+    ) -> Self:
         """Create a store that appears under its name only when it is complete.
 
         Args:
@@ -168,12 +240,11 @@ class TileStore:
 
         """
         partial = path.with_name(f".partial-{path.name}")
-        if partial.exists():
-            shutil.rmtree(partial)
+        _remove(partial)
         n_tiles = len(grid)
         per_shard = shard_tiles(n_tiles)
         group = zarr.create_group(
-            partial,
+            _zarr_store(partial),
             attributes={
                 "schema_version": SCHEMA_VERSION,
                 "tiling": dict(tiling),
@@ -225,35 +296,43 @@ class TileStore:
             attributes={state.name.lower(): int(state) for state in TileState},
             config={"write_empty_chunks": True},
         )
-        partial.rename(path)
+        _move(partial, path)
         return cls(path)
 
     @classmethod
     def create_or_resume(
-        cls, path: Path, grid: TileGrid, *, tile_px: int, tiling: Mapping[str, Any]
+        cls, path: StorePath, grid: TileGrid, *, tile_px: int, tiling: Mapping[str, Any]
     ) -> Self:
         """Open the store if it is of this slide and configuration; else set it aside, make anew.
 
         The caller is the store's only user.
-        """
-        if path.exists():
-            # What zarr was writing when a process was killed: it renames files from these names.
-            for leftover in path.rglob("*.partial"):
-                leftover.unlink()
-            store = cls(path)
-            if store.tiling_digest == digest_of(tiling):
-                return store
-            store.set_aside()
-        return cls.create(path, grid, tile_px=tile_px, tiling=tiling)
 
-    def set_aside(self) -> Path:
+        Raises:
+            StoreError: if what is there is no store of this version, or the object store does not
+                answer.
+
+        """
+        with _answering(path):
+            if _exists(path):
+                if isinstance(path, Path):
+                    # What zarr was writing when a process was killed, to be renamed when whole.
+                    for leftover in path.rglob("*.partial"):
+                        leftover.unlink()
+                store = cls(path)
+                if store.tiling_digest == digest_of(tiling):
+                    return store
+                store.set_aside()
+            return cls.create(path, grid, tile_px=tile_px, tiling=tiling)
+
+    def set_aside(self) -> StorePath:
         """Rename the store after its digest, out of the way of another; return its new path."""
         aside = self.path.with_name(f"{self.path.stem}-{self.tiling_digest[:12]}.zarr")
         number = 1
-        while aside.exists():
+        while _exists(aside):
             number += 1
             aside = aside.with_name(f"{self.path.stem}-{self.tiling_digest[:12]}-{number}.zarr")
-        return self.path.rename(aside)
+        _move(self.path, aside)
+        return aside
 
     @property
     def tiling(self) -> dict[str, Any]:
@@ -287,8 +366,14 @@ class TileStore:
             n_candidates=attributes["n_candidates"],
         )
 
+    @property
+    def scoring_digest(self) -> str | None:
+        """Digest of `scoring`; None before any."""
+        digest = self._attribute("scoring_digest")
+        return None if digest is None else str(digest)
+
     def __len__(self) -> int:
-        return len(self._state)
+        return int(self._array("state").shape[0])
 
     @property
     def shards(self) -> list[slice]:
@@ -300,8 +385,16 @@ class TileStore:
         ]
 
     def state(self, shard: slice) -> NDArray[np.uint8]:
-        """`TileState` of each tile of a shard."""
+        """`TileState` of each tile of a shard, as this process knows it."""
         return self._state[shard].copy()
+
+    def committed_state(self, shard: slice) -> NDArray[np.uint8]:
+        """`TileState` of each tile of a shard, as it is stored at this moment."""
+        return np.asarray(self._array("state")[shard], np.uint8)
+
+    def note(self, shard: slice, state: NDArray[np.uint8]) -> None:
+        """Take over what another process says it has committed."""
+        self._state[shard] = state
 
     @property
     def is_scored(self) -> bool:
@@ -320,9 +413,8 @@ class TileStore:
 
     def commit_pixels(self, shard: slice, pixels: ShardPixels) -> None:
         """Store the pixels of a whole shard."""
-        self._array("rgb")[shard] = pixels.rgb
-        self._array("blur")[shard] = pixels.blur
-        self._array("pen")[shard] = pixels.pen
+        self._write("rgb", shard, pixels.rgb)
+        self._write_measures(shard, pixels)
         self._commit(shard, np.where(pixels.readable, TileState.STORED, TileState.UNREADABLE))
 
     def read_pixels(self, shard: slice) -> NDArray[np.uint8]:
@@ -372,17 +464,31 @@ class TileStore:
 
     def commit_scores(self, shard: slice, scored: NDArray[np.bool_], scores: Scores) -> None:
         """Store the scores of those tiles of a shard that have any; `scored` is bool [n]."""
-        for name in _SCORES:
-            values = getattr(scores, name)
-            whole = np.full((len(scored), *values.shape[1:]), np.nan, np.float32)
-            whole[scored] = values
-            self._array(name)[shard] = whole
+        self._write_scores(shard, scored, scores)
         self._commit(shard, np.where(scored, TileState.SCORED, self._state[shard]))
 
+    def commit_whole(
+        self, shard: slice, pixels: ShardPixels, scores: Scores, *, keep_pixels: bool
+    ) -> NDArray[np.uint8]:
+        """Store all of a shard at once: what was measured, the readable tiles' scores, the pixels.
+
+        Returns:
+            its `TileState`, uint8 [n].
+
+        """
+        if keep_pixels:
+            self._write("rgb", shard, pixels.rgb)
+        self._write_measures(shard, pixels)
+        self._write_scores(shard, pixels.readable, scores)
+        state = np.where(pixels.readable, TileState.SCORED, TileState.UNREADABLE).astype(np.uint8)
+        self._commit(shard, state)
+        return state
+
     def drop_pixels(self) -> None:
-        """Delete the pixels of a store that is scored; they can be had again from the slide."""
-        self._group.update_attributes({"pixels_dropped": True})
-        shutil.rmtree(self.path / "rgb" / "c", ignore_errors=True)
+        """Delete the pixels of a store; they can be had again from the slide."""
+        if not self._attribute("pixels_dropped"):
+            self._group.update_attributes({"pixels_dropped": True})
+        _remove(self.path / "rgb" / "c")
 
     def table(self) -> TileTable:
         """Return all that is known of each tile."""
@@ -412,17 +518,39 @@ class TileStore:
             self._commit(shard, np.where(state == TileState.SCORED, again, state))
         for name in _SCORES:
             source, target = self.path / name, self.path / "previous" / digest[:12] / name
-            if source.exists():
-                if target.exists():
-                    shutil.rmtree(target)
-                source.rename(target)
+            if _exists(source):
+                _remove(target)
+                _move(source, target)
         self._group.update_attributes(
             {"scoring": None, "scoring_digest": None, "pixels_dropped": False}
         )
 
+    def _write_measures(self, shard: slice, pixels: ShardPixels) -> None:
+        self._write("blur", shard, pixels.blur)
+        self._write("pen", shard, pixels.pen)
+
+    def _write_scores(self, shard: slice, scored: NDArray[np.bool_], scores: Scores) -> None:
+        for name in _SCORES:
+            values = getattr(scores, name)
+            whole = np.full((len(scored), *values.shape[1:]), np.nan, np.float32)
+            whole[scored] = values
+            self._write(name, shard, whole)
+
     def _commit(self, shard: slice, state: NDArray[Any]) -> None:
-        self._array("state")[shard] = state.astype(np.uint8)
-        self._state[shard] = state
+        self._write("state", shard, state.astype(np.uint8))
+        # A worker of many commits shards without ever asking for the states of all.
+        if self._known_state is not None:
+            self._known_state[shard] = state
+
+    def _write(self, name: str, shard: slice, values: NDArray[Any]) -> None:
+        with _answering(self.path):
+            self._array(name)[shard] = values
+
+    @property
+    def _state(self) -> NDArray[np.uint8]:
+        if self._known_state is None:
+            self._known_state = np.asarray(self._array("state")[:], np.uint8)
+        return self._known_state
 
     def _array(self, name: str) -> Any:  # noqa: ANN401 - zarr types items as array or group
         # Opening an array parses its metadata: as long as writing several tiles.
@@ -444,3 +572,55 @@ def _per_tile(group: zarr.Group, name: str, shape: tuple[int, ...], per_shard: i
         overwrite=True,
         config={"write_empty_chunks": True},
     )
+
+
+def _zarr_store(path: StorePath) -> Path | FsspecStore:
+    if isinstance(path, Path):
+        return path
+    return FsspecStore.from_url(str(path), dict(path.storage_options))
+
+
+@contextmanager
+def _answering(path: StorePath) -> Iterator[None]:
+    """Turn whatever an object store fails with into a StoreError; leave folders alone."""
+    try:
+        yield
+    except StoreError:
+        raise
+    # Each file system has errors of its own, and some are of the library below it.
+    except Exception as error:
+        if isinstance(path, Path):
+            raise
+        raise StoreError(
+            f"{path}: the object store does not answer as it should ({error}). Check the URL, the "
+            f"network and the credentials in the environment; what is stored so far is kept."
+        ) from error
+
+
+def _exists(path: StorePath) -> bool:
+    """Whether a store or an array is there, and complete."""
+    return (path if isinstance(path, Path) else path / _ROOT_METADATA).exists()
+
+
+def _remove(path: StorePath) -> None:
+    """Remove all below a path; a store in an object store is none from the first step on."""
+    if isinstance(path, Path):
+        if path.exists():
+            shutil.rmtree(path)
+        return
+    (path / _ROOT_METADATA).unlink(missing_ok=True)
+    if path.fs.exists(path.path):
+        path.fs.rm(path.path, recursive=True)
+
+
+def _move(source: StorePath, target: StorePath) -> None:
+    """Rename a store or an array, which appears under its new name only when it is complete."""
+    if not (isinstance(source, UPath) and isinstance(target, UPath)):
+        Path(str(source)).rename(str(target))
+        return
+    _remove(target)  # what is left of a copy that was killed
+    files = source.fs.find(source.path)
+    root = (source / _ROOT_METADATA).path
+    for part in ([file for file in files if file != root], [root]):
+        source.fs.copy(part, [file.replace(source.path, target.path, 1) for file in part])
+    _remove(source)
