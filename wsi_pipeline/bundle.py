@@ -1,8 +1,9 @@
 """Model bundles: what training exports and all that inference loads.
 
 A bundle is a folder of two files: ``card.json`` says what the model is, and ``model.safetensors``
-holds its weights. Neither can run code. It lies in a path or on the Hugging Face hub, and its
-digest, over the bytes of both files, is its identity wherever results are stored.
+holds its weights. Neither can run code or have anything fetched; either may be a link, as in the
+hub's cache. It lies in a path or on the Hugging Face hub, and its digest, over the bytes of both
+files, is its identity wherever results are stored.
 """
 
 import logging
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import safetensors.torch
 import torch
@@ -38,6 +39,10 @@ FORMAT_VERSION: Final = 1
 CARD_NAME = "card.json"
 WEIGHTS_NAME = "model.safetensors"
 
+MAX_CARD_BYTES = 1 << 20
+MAX_WEIGHTS_BYTES = 1 << 33
+"""The largest network that can be built, of two ResNeXt-101 32x48d, has 7 GB of weights."""
+
 DEMO_BUNDLE = Path(__file__).parent / "demo_bundle"
 """The bundle that comes with the package: a demonstration, trained on synthetic tissue."""
 
@@ -47,6 +52,10 @@ _HUB_ADDRESS = re.compile(
     r"hf://(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII
 )
 
+# Cards are shown on terminals and in logs: nothing in them may steer the one or fake the other.
+Line = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+Prose = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]+$")]
+
 
 class ModelCard(BaseModel):
     """What a model is, what it was trained on, and what it is for."""
@@ -54,22 +63,22 @@ class ModelCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = FORMAT_VERSION
-    name: str = Field(min_length=1)
-    version: str = Field(min_length=1)
+    name: Line
+    version: Line
     architecture: Architecture
     """Backbones, classes and normalisation."""
-    mpp: Mpp = Field(default=Mpp(0.5), gt=0, allow_inf_nan=False)
+    mpp: Mpp = Field(default=Mpp(0.5), gt=0, le=100, allow_inf_nan=False)
     """Micrometres per pixel of the patches that the model takes."""
-    tile_px: int = Field(default=512, gt=0, multiple_of=REGRESSION_STRIDE)
+    tile_px: int = Field(default=512, gt=0, le=8192, multiple_of=REGRESSION_STRIDE)
     """Side of the patches in pixels at ``mpp``."""
     stored_as: Literal["float32", "float16"] = "float32"
     """Precision of convolution and linear weights in the file; they are always run as float32."""
-    metrics: dict[str, FiniteFloat] = {}
+    metrics: dict[Line, FiniteFloat] = {}
     """Figures on held-back data; the names say which."""
-    trained_on: str = Field(min_length=1)
-    licence: str = Field(min_length=1)
-    intended_use: str = Field(min_length=1)
-    limitations: str = Field(min_length=1)
+    trained_on: Prose
+    licence: Line
+    intended_use: Prose
+    limitations: Prose
     demonstration: bool = False
     """True for a model that shows the software and must not be trusted with tissue."""
 
@@ -91,7 +100,7 @@ class ModelBundle:
 
         Raises:
             BundleError: If there is no bundle, a file of it is missing, or the card is malformed
-                or of a newer format.
+                or of a newer format, or a file is larger than any model's.
 
         """
         # A link to the bundle in use may be swapped meanwhile: both files come from one folder.
@@ -109,8 +118,8 @@ class ModelBundle:
                     "Copy or export the bundle again."
                 )
         bundle = cls(
-            card_json=(folder / CARD_NAME).read_bytes(),
-            weights=(folder / WEIGHTS_NAME).read_bytes(),
+            card_json=_content(folder / CARD_NAME, MAX_CARD_BYTES),
+            weights=_content(folder / WEIGHTS_NAME, MAX_WEIGHTS_BYTES),
             source=str(location),
         )
         log.info("Model %s %s, digest %s", bundle.card.name, bundle.card.version, bundle.digest)
@@ -253,6 +262,16 @@ def _require_finite(tensors: dict[str, Tensor], path: str) -> None:
                 f"{path} holds values that are not finite, in {name}: "
                 "the training diverged, or the file is damaged."
             )
+
+
+def _content(path: Path, max_bytes: int) -> bytes:
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise BundleError(
+            f"{path} has {size:,} bytes, and no model's has more than {max_bytes:,}: it is "
+            "something else. Export the bundle again."
+        )
+    return path.read_bytes()
 
 
 def _holds(folder: Path, bundle: ModelBundle) -> bool:

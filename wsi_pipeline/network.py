@@ -71,7 +71,7 @@ class Architecture(BaseModel):
     plain regression also ``nasnetalarge`` or ``pnasnet5large``."""
     segmentation_backbone: str | None = None
     """A timm network of the ResNet or EfficientNet families; None is the plain regression."""
-    classes: tuple[str, ...] = Field(default=CLASSES, min_length=2)
+    classes: tuple[str, ...] = Field(default=CLASSES, min_length=2, max_length=64)
     """Names of the segmentation's channels."""
     mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = IMAGENET_DEFAULT_MEAN
     """What the graph subtracts from red, green and blue in 0..1."""

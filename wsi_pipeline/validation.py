@@ -23,7 +23,7 @@ def load_yaml(path: Path, kind: type[Model]) -> Model:
         return kind.model_validate(content or {})
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such configuration file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: this is not YAML ({error}). Correct the file.") from error
     except ValidationError as error:
         raise ConfigError(
