@@ -36,6 +36,9 @@ READ_BYTES = 1 << 22
 
 SERIES_INSTANCE_UID = 0x0020_000E
 
+SLIDE_MODALITY = "SM"
+"""Slide microscopy; annotations, segmentations and reports of slides have others."""
+
 
 @dataclass(frozen=True, slots=True)
 class DicomHeader:
@@ -43,7 +46,6 @@ class DicomHeader:
 
     series: str
     modality: str
-    """"SM" for slides; annotations, segmentations and reports of slides have others."""
 
 
 def files_of(location: str) -> list[str]:
@@ -77,7 +79,7 @@ def files_of(location: str) -> list[str]:
     return sorted(
         str(part)
         for part in path.parent.iterdir()
-        if part.suffix == path.suffix
+        if part.suffix.lower() == suffix
         and part.is_file()
         and (other := dicom_header(str(part))) is not None
         and other.series == header.series
@@ -108,7 +110,9 @@ def dicom_header(location: str) -> DicomHeader | None:
         with open_binary(location) as file:
             # The series is among the first elements; one for each of 100 000 tiles may follow.
             header = read_partial(file, lambda tag, _vr, _length: tag > SERIES_INSTANCE_UID)
-            return DicomHeader(str(header.SeriesInstanceUID), str(header.get("Modality", "SM")))
+            return DicomHeader(
+                str(header.SeriesInstanceUID), str(header.get("Modality", SLIDE_MODALITY))
+            )
     # A damaged header raises from struct and zlib as well as pydicom's own errors.
     except Exception as error:  # noqa: BLE001
         log.debug("%s: no DICOM header: %s", location, error)
@@ -116,13 +120,18 @@ def dicom_header(location: str) -> DicomHeader | None:
 
 
 def names_in_index(location: str) -> set[str]:
-    """Return the values of a VMS or VMU that can be names of files beside it."""
-    with open_binary(location) as file:
-        text = file.read(INDEX_BYTES).decode("utf-8", errors="surrogateescape")
+    """Read the values of a VMS or VMU that can be names of its parts, in its own folder."""
+    try:
+        with open_binary(location) as file:
+            text = file.read(INDEX_BYTES).decode("utf-8", errors="surrogateescape")
+    except OSError as error:
+        log.debug("%s: no index: %s", location, error)
+        return set()
     return {
         value
         for value in re.findall(r"^[^=\r\n]+=[ \t]*(.+?)[ \t]*\r?$", text, re.MULTILINE)
-        if "/" not in value and "\0" not in value and value not in (".", "..")
+        if not re.search(r"[/\0]", value)
+        and Path(value).suffix.lower() not in {"", DICOM, MRXS, *INDEXES}
     }
 
 
