@@ -1,45 +1,37 @@
-"""`Slide`: the only place that imports OpenSlide and tiffslide.
+"""`Slide`: a slide file, read in level-0 boxes (see `wsi_pipeline.geometry`) at any size.
 
-A slide is read in level-0 boxes (see `wsi_pipeline.geometry`) at whatever size the caller wants;
-the level to read from, the resampling, the padding outside the slide and the choice between the
-two readers are decided here.
-
-Both readers decode the same JPEG and JPEG 2000 tiles with the same libraries: on level 0 their
-pixels are equal. On lower levels whose downsample is not a whole number OpenSlide places pixels
-with sub-pixel interpolation where tiffslide takes the nearest; `tests/integration/test_slide.py`
-holds the difference to the tolerance stated there.
+The level to read from, the resampling, the padding outside the slide and what is done about damage
+are decided here; `wsi_pipeline.readers` decodes.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Self
 
 import cv2
-import fsspec
 import numpy as np
-import openslide
-import tifffile
-import tiffslide
-from numpy.typing import NDArray
 
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.mpp import MppSources, isotropic, referee_mpp, tiff_tag_mpp
-from wsi_pipeline.slide_files import content_digest, files_of, is_url, open_binary
+from wsi_pipeline.mpp import DISAGREEMENT, MppSources, isotropic, referee_mpp
+from wsi_pipeline.reachable import Footprint, footprint, is_away, one_line, unavailable
+from wsi_pipeline.readers import (
+    READERS,
+    Backend,
+    Level,
+    Reader,
+    Rgb,
+    SharedReader,
+    open_reader,
+)
+from wsi_pipeline.slide_files import content_digest, files_of, open_binary
+from wsi_pipeline.tiff import MAX_SIDE_PX, check_tiff
 
 log = logging.getLogger(__name__)
-
-Backend = Literal["auto", "openslide", "tiffslide"]
-Rgb = NDArray[np.uint8]
-"""uint8 [rows, columns, 3]."""
-
-TIFFSLIDE_VENDORS = frozenset({"aperio", "generic-tiff"})
-"""Where both readers agree pixel by pixel, tiffslide is chosen: it decodes three times as fast."""
 
 MAX_UPSAMPLING_OF_LEVEL = 1.05
 """A level may be coarser than wanted by this much and still be read from."""
@@ -50,190 +42,8 @@ BLOCK_PX = 2048
 LEAST_BLOCK_PX = 64
 """Side, likewise, of the smallest piece in which the readable parts of a damaged one are sought."""
 
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One level of the pyramid; `downsample` is its pixel's side in level-0 pixels."""
-
-    size: Size
-    downsample: float
-
-
-class _Reader(Protocol):
-    """What `Slide` needs of a reading library. Reads stay within the level."""
-
-    vendor: str
-    levels: tuple[Level, ...]
-    l0_bounds: Box | None
-    mpp_xy: tuple[float, float] | None
-    objective_power: float | None
-
-    def read_level(self, level: int, box: Box) -> Rgb: ...
-
-    def close(self) -> None: ...
-
-
-class _OpenSlideReader:
-    def __init__(self, location: str) -> None:
-        self._slide = openslide.OpenSlide(location)
-        properties = self._slide.properties
-        self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-        self.levels = _levels(self._slide.level_dimensions)
-        self.mpp_xy = _positive_pair(
-            properties.get(openslide.PROPERTY_NAME_MPP_X),
-            properties.get(openslide.PROPERTY_NAME_MPP_Y),
-        )
-        self.objective_power = _positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
-        bounds = [
-            properties.get(name)
-            for name in (
-                openslide.PROPERTY_NAME_BOUNDS_X,
-                openslide.PROPERTY_NAME_BOUNDS_Y,
-                openslide.PROPERTY_NAME_BOUNDS_WIDTH,
-                openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
-            )
-        ]
-        known = [int(value) for value in bounds if value is not None]
-        self.l0_bounds = Box(*known) if len(known) == len(bounds) else None
-
-    def read_level(self, level: int, box: Box) -> Rgb:
-        # The library wants level-0 coordinates and divides by its own downsample.
-        downsample = self._slide.level_downsamples[level]
-        l0_corner = (round(box.x * downsample), round(box.y * downsample))
-        rgba = np.asarray(self._slide.read_region(l0_corner, level, (box.width, box.height)))
-        rgb: Rgb = np.ascontiguousarray(rgba[..., :3])
-        transparent = rgba[..., 3] == 0
-        if transparent.any():  # never scanned: glass
-            rgb[transparent] = 255
-        return rgb
-
-    def close(self) -> None:
-        self._slide.close()
-
-
-class _TiffSlideReader:
-    def __init__(self, location: str) -> None:
-        self._file = ExitStack()
-        try:
-            # Opened here, since tiffslide hands names to fsspec.
-            file: Any = self._file.enter_context(open_binary(location))
-            self._slide = tiffslide.TiffSlide(file)
-            self._read_header(location)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _read_header(self, location: str) -> None:
-        properties = self._slide.properties
-        self.vendor = str(properties["tiffslide.vendor"] or "generic-tiff")
-        self.levels = _levels(self._slide.level_dimensions)
-        self.l0_bounds: Box | None = None
-        self.mpp_xy = _positive_pair(properties["tiffslide.mpp-x"], properties["tiffslide.mpp-y"])
-        self.objective_power = _positive(properties["tiffslide.objective-power"])
-        probe = self._slide.read_region((0, 0), 0, (1, 1), as_array=True)
-        if probe.dtype != np.uint8 or probe.shape[-1] not in (3, 4):
-            raise SlideError(
-                f"{location}: its pixels are {probe.dtype} with {probe.shape[-1]} channel(s), but "
-                f"a brightfield slide has 8-bit RGB. Export it as RGB."
-            )
-
-        self._tile_pages = self._find_tile_pages()
-        self._file_lock = threading.Lock()
-        self._recent = threading.local()
-
-    def read_level(self, level: int, box: Box) -> Rgb:
-        if self._tile_pages is not None:
-            return self._read_tiles(self._tile_pages[level], box)
-        # The library divides by its own downsample and truncates: stay off the rounding edge.
-        downsample = self._slide.level_downsamples[level]
-        nudge = 1e-6 if downsample > 1 else 0.0
-        l0_x, l0_y = (int(np.ceil(start * downsample + nudge)) for start in (box.x, box.y))
-        pixels = self._slide.read_region(
-            (l0_x, l0_y), level, (box.width, box.height), as_array=True
-        )
-        return np.ascontiguousarray(pixels[..., :3], np.uint8)
-
-    def close(self) -> None:
-        self._slide.close()
-        self._file.close()
-
-    def _find_tile_pages(self) -> list[tifffile.TiffPage] | None:
-        """Return each level's page if all are plain tiled RGB, or None."""
-        properties = self._slide.properties
-        if properties.get("tiffslide.series-composition") is not None:
-            return None
-        series = self._slide.ts_tifffile.series[properties["tiffslide.series-index"]]
-        pages = [level.pages[0] for level in series.levels]
-        plain = all(
-            isinstance(page, tifffile.TiffPage)
-            and page.is_tiled
-            and page.axes == "YXS"
-            and len(level.pages) == 1
-            for page, level in zip(pages, series.levels, strict=True)
-        )
-        return pages if plain else None
-
-    def _read_tiles(self, page: tifffile.TiffPage, box: Box) -> Rgb:
-        """Decode the compressed tiles that a region touches.
-
-        tiffslide itself would go through zarr's event loop for every tile, which takes twice as
-        long as decoding it. The tiles of a thread's last read are kept: its next one is usually
-        beside it and shares a column of them.
-        """
-        tile_height, tile_width = page.tilelength, page.tilewidth
-        across = -(-page.imagewidth // tile_width)
-        indices = [
-            row * across + column
-            for row in range(box.y // tile_height, -(-box.bottom // tile_height))
-            for column in range(box.x // tile_width, -(-box.right // tile_width))
-        ]
-        recent: dict[tuple[int, int], Rgb | None] = getattr(self._recent, "tiles", {})
-        keys = {index: (page.index, index) for index in indices}
-        with self._file_lock:
-            segments = {
-                index: _bytes_at(page, page.dataoffsets[index], page.databytecounts[index])
-                for index in indices
-                if keys[index] not in recent
-            }
-        decoded: dict[tuple[int, int], Rgb | None] = {}
-        pixels = np.full((box.height, box.width, 3), 255, np.uint8)
-        for index in indices:
-            key = keys[index]
-            tile = recent[key] if key in recent else _decoded(page, index, segments[index])
-            decoded[key] = tile
-            if tile is None:  # never scanned: glass
-                continue
-            x, y = index % across * tile_width, index // across * tile_height
-            tile_box = Box(x, y, tile.shape[1], tile.shape[0])
-            part = tile_box.intersection(box)
-            pixels[part.y - box.y : part.bottom - box.y, part.x - box.x : part.right - box.x] = (
-                tile[part.y - y : part.bottom - y, part.x - x : part.right - x]
-            )
-        self._recent.tiles = decoded
-        return pixels
-
-
-_READERS: dict[str, Callable[[str], _Reader]] = {
-    "openslide": _OpenSlideReader,
-    "tiffslide": _TiffSlideReader,
-}
-
-
-def _bytes_at(page: tifffile.TiffPage, offset: int, count: int) -> bytes | None:
-    """Read one compressed tile; None where the file leaves it out."""
-    if not count:
-        return None
-    file = page.parent.filehandle
-    file.seek(offset)
-    return bytes(file.read(count))
-
-
-def _decoded(page: tifffile.TiffPage, index: int, segment: bytes | None) -> Rgb | None:
-    """Decode one compressed tile, uint8 [rows, columns, 3]; None where the file leaves it out."""
-    if segment is None:
-        return None
-    pixels = page.decode(segment, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
-    return np.asarray(np.asarray(pixels)[0][..., :3], np.uint8)
+HOPELESS_AFTER = 1000
+"""Pieces that are tried before a slide of which none can be read is given up."""
 
 
 class Slide:
@@ -257,31 +67,27 @@ class Slide:
         self,
         location: str,
         backend: str,
-        reader: _Reader,
+        reader: Reader,
+        mpp_sources: MppSources,
         mpp_override: Mpp | None,
-        name: str | None = None,
+        found: Footprint,
+        name: str,
     ) -> None:
         self._location = location
-        self._reader = reader
-        self._spare: _Reader | None = None
+        self._found = found
+        self._reader = SharedReader(lambda: READERS[backend](location), reader)
+        self._other = SharedReader(self._opened_by_other)
         self._lock = threading.Lock()
         self.repaired_reads = 0
         self.unreadable: list[Box] = []
         self.backend = backend
-        self.name = name or Path(location).name
+        self.name = name
         self.vendor = reader.vendor
         self.levels = reader.levels
         self.l0_size = reader.levels[0].size
-        whole = Box(0, 0, self.l0_size.width, self.l0_size.height)
-        self.l0_bounds = whole.intersection(reader.l0_bounds) if reader.l0_bounds else whole
-        self.mpp_sources = MppSources(
-            reader=None
-            if reader.mpp_xy is None or mpp_override is not None
-            else isotropic(*reader.mpp_xy, self.name),
-            tiff_tags=_tiff_tags_mpp(location),
-            objective_power=reader.objective_power,
-        )
-        self.mpp, self.mpp_source = referee_mpp(self.mpp_sources, mpp_override, self.name)
+        self.l0_bounds = _scanned_part(self.l0_size, reader.l0_bounds)
+        self.mpp_sources = mpp_sources
+        self.mpp, self.mpp_source = referee_mpp(mpp_sources, mpp_override, name)
 
     @classmethod
     def open(
@@ -302,15 +108,25 @@ class Slide:
             name: what to call it; None is its file's name.
 
         Raises:
-            SlideError: if the file is missing, empty, truncated or not a slide.
+            SlideError: if the file is missing, empty, truncated, damaged or not a slide.
+            SlideUnavailableError: if the file cannot be reached now.
             MppError: if the pixel size is missing, implausible or contradictory.
 
         """
         where = str(location)
-        _check_file(where)
-        chosen, reader = _open_reader(where, backend)
+        called = name or Path(where).name
+        found = footprint(where)
+        tags_mpp = _checked_tiff(where, found)
+        chosen, reader = open_reader(where, backend)
         try:
-            return cls(where, chosen, reader, mpp, name)
+            _check_pyramid(reader.levels, where)
+            stated = None if mpp is not None else reader.mpp_xy
+            sources = MppSources(
+                reader=None if stated is None else isotropic(*stated, called),
+                tiff_tags=tags_mpp,
+                objective_power=reader.objective_power,
+            )
+            return cls(where, chosen, reader, sources, mpp, found, called)
         except BaseException:
             reader.close()
             raise
@@ -330,6 +146,7 @@ class Slide:
 
         Raises:
             SlideError: if the region can be read neither at a second try nor by the other reader.
+            SlideUnavailableError: if the file cannot be reached now, or is no longer the same.
 
         """
         wanted = min(l0_box.width / size.width, l0_box.height / size.height)
@@ -361,36 +178,64 @@ class Slide:
         Returns:
             uint8 RGB [rows, columns, 3].
 
+        Raises:
+            SlideError: if nothing at all can be decoded.
+            SlideUnavailableError: if the file cannot be reached now, or is no longer the same.
+
         """
         l0_per_px = mpp / self.mpp
         size = self.size_at(mpp)
         picture = np.full((size.height, size.width, 3), 255, np.uint8)
-        bounds = self.l0_bounds
         level = self.levels[best_level(self.levels, l0_per_px)]
-
-        def fill(block: Box) -> None:
-            x, y = bounds.x + round(block.x * l0_per_px), bounds.y + round(block.y * l0_per_px)
-            right = bounds.x + round(block.right * l0_per_px)
-            bottom = bounds.y + round(block.bottom * l0_per_px)
-            # Not beyond the bounds: the last pixel would fade into the white outside.
-            l0_box = Box(x, y, right - x, bottom - y).intersection(bounds)
-            try:
-                picture[block.y : block.bottom, block.x : block.right] = self.read(
-                    l0_box, block.size
-                )
-            except SlideError as error:
-                halves = (-(-block.width // 2), -(-block.height // 2))
-                if max(l0_box.width, l0_box.height) <= LEAST_BLOCK_PX * level.downsample:
-                    log.warning("Left white in the thumbnail. %s", error)
-                    self.unreadable.append(l0_box)
-                else:
-                    for part in _pieces(block, *halves):
-                        fill(part)
-
         step = max(1, int(BLOCK_PX * level.downsample / l0_per_px))
-        for block in _pieces(Box(0, 0, size.width, size.height), step, step):
-            fill(block)
+        lost: list[Box] = []
+        tried, shown = 0, False
+        blocks = list(_pieces(Box(0, 0, size.width, size.height), step, step))
+        while blocks:
+            damaged: list[Box] = []
+            for block in blocks:
+                l0_box = self._l0_box(block, l0_per_px)
+                try:
+                    pixels = self.read(l0_box, block.size)
+                except SlideUnavailableError:
+                    raise
+                except SlideError as error:
+                    log.debug("Left white in the thumbnail. %s", error)
+                    least = max(l0_box.width, l0_box.height) <= LEAST_BLOCK_PX * level.downsample
+                    (lost if least else damaged).append(block)
+                else:
+                    picture[block.y : block.bottom, block.x : block.right] = pixels
+                    shown = True
+            tried += len(blocks)
+            if not shown and (tried >= HOPELESS_AFTER or not damaged):
+                raise SlideError(
+                    f"{self.name}: not one of its {tried:,} pieces can be decoded. The file is "
+                    f"damaged throughout: copy or scan it again."
+                )
+            blocks = [
+                part
+                for block in damaged
+                for part in _pieces(block, -(-block.width // 2), -(-block.height // 2))
+            ]
+        if lost:
+            self.unreadable += [self._l0_box(block, l0_per_px) for block in lost]
+            log.warning(
+                "%s: %d places cannot be decoded and are left white in the thumbnail, the first "
+                "at level 0's %s",
+                self.name,
+                len(lost),
+                self.unreadable[-len(lost)],
+            )
         return picture
+
+    def _l0_box(self, block: Box, l0_per_px: float) -> Box:
+        """Return where a piece of a thumbnail lies, in level-0 pixels."""
+        bounds = self.l0_bounds
+        x, y = bounds.x + round(block.x * l0_per_px), bounds.y + round(block.y * l0_per_px)
+        right = bounds.x + round(block.right * l0_per_px)
+        bottom = bounds.y + round(block.bottom * l0_per_px)
+        # Not beyond the bounds: the last pixel would fade into the white outside.
+        return Box(x, y, right - x, bottom - y).intersection(bounds)
 
     def size_at(self, mpp: Mpp) -> Size:
         """Size of `l0_bounds` in pixels of `mpp` µm, at least one."""
@@ -404,19 +249,25 @@ class Slide:
 
         The name does not count, so a renamed slide is the same slide. All files of the
         slide count (see `wsi_pipeline.slide_files`).
+
+        Raises:
+            SlideUnavailableError: if the file cannot be reached now.
+            SlideError: if one of its files may not be read.
+
         """
-        return content_digest(files_of(self._location))
+        with self._files_at_hand():
+            return content_digest(files_of(self._location))
 
     @property
     def size_bytes(self) -> int:
         """Size of all of the slide's files."""
-        return sum(_size(part) for part in files_of(self._location))
+        with self._files_at_hand():
+            return sum(footprint(part).size for part in files_of(self._location))
 
     def close(self) -> None:
         """Close the file; reads fail from then on."""
-        for reader in (self._reader, self._spare):
-            if reader is not None:
-                reader.close()
+        self._reader.close()
+        self._other.close()
 
     def __enter__(self) -> Self:
         return self
@@ -431,45 +282,101 @@ class Slide:
 
     def _read_level(self, index: int, box: Box) -> Rgb:
         """Read whole pixels of one level: once more if it fails, then with the other reader."""
-        reader = self._reader
-        try:
-            return reader.read_level(index, box)
-        # Damaged tiles surface as whatever the decoder at hand raises: there is no common root.
-        except Exception as first:  # noqa: BLE001
-            log.debug("%s: level %d %s: %s", self.name, index, box, first)
-            cause = first
-        for attempt in (self._reopened, self._other_reader):
+        errors: list[Exception] = []
+        for reader in (self._reader, self._reader, self._other):
             try:
-                pixels = attempt(reader).read_level(index, box)
+                pixels = reader.read_level(index, box)
+            # Damaged tiles surface as whatever the decoder at hand raises, without a common root.
             except Exception as error:  # noqa: BLE001
                 log.debug("%s: level %d %s: %s", self.name, index, box, error)
+                errors.append(error)
             else:
-                with self._lock:
-                    self.repaired_reads += 1
+                if errors:
+                    with self._lock:
+                        self.repaired_reads += 1
                 return pixels
+        self._require_reachable(errors)
         raise SlideError(
             f"{self.name}: {box.width}×{box.height} px at ({box.x}, {box.y}) of level {index} "
-            f"cannot be decoded ({cause}). The file is damaged there: copy or scan it again."
-        ) from cause
+            f"cannot be decoded ({one_line(errors[0])}). The file is damaged there: copy or scan "
+            f"it again."
+        ) from errors[0]
 
-    def _reopened(self, failed: _Reader) -> _Reader:
-        """Open the file again: after an error an OpenSlide handle refuses all further reads."""
-        with self._lock:
-            if self._reader is failed:
-                self._reader = _READERS[self.backend](self._location)
-                # Other threads may still be reading; the old handle closes when they let go of it.
-            return self._reader
+    def _opened_by_other(self) -> Reader:
+        other = "tiffslide" if self.backend == "openslide" else "openslide"
+        reader: Reader = READERS[other](self._location)
+        if reader.levels != self.levels:
+            reader.close()
+            raise SlideError(f"{self.name}: {other} sees another pyramid")
+        return reader
 
-    def _other_reader(self, _failed: _Reader) -> _Reader:
-        with self._lock:
-            if self._spare is None:
-                other = "tiffslide" if self.backend == "openslide" else "openslide"
-                spare: _Reader = _READERS[other](self._location)
-                if spare.levels != self.levels:
-                    spare.close()
-                    raise SlideError(f"{self.name}: {other} sees another pyramid")
-                self._spare = spare
-            return self._spare
+    @contextmanager
+    def _files_at_hand(self) -> Iterator[None]:
+        try:
+            yield
+        # Object stores have errors of their own, which no class unites.
+        except Exception as error:
+            self._require_reachable([error])
+            raise SlideError(
+                f"{self.name}: its bytes cannot be read ({one_line(error)}). Check the "
+                f"permissions of all its files, or copy it again."
+            ) from error
+
+    def _require_reachable(self, errors: Sequence[Exception]) -> None:
+        """Raise if reads failed because of the way to the file, and not of its bytes."""
+        for error in errors:
+            if is_away(error):
+                raise unavailable(self.name, error) from error
+        try:
+            now = footprint(self._location)
+        except SlideError as error:
+            raise unavailable(self.name, "it was there when the slide was opened") from error
+        if now != self._found:
+            raise unavailable(self.name, "it has changed since the slide was opened") from errors[0]
+
+
+def _checked_tiff(location: str, found: Footprint) -> float | None:
+    """Check a TIFF's directories; return the pixel size that its tags give, in µm, if any."""
+    try:
+        with open_binary(location) as file:
+            return check_tiff(file, found.size, location)
+    except SlideError:
+        raise
+    # Object stores have errors of their own, which no class unites.
+    except Exception as error:
+        if is_away(error):
+            raise unavailable(location, error) from error
+        raise SlideError(
+            f"{location}: cannot be read ({one_line(error)}). Copy it again."
+        ) from error
+
+
+def _check_pyramid(levels: Sequence[Level], location: str) -> None:
+    """Raise if the levels cannot be one picture of a size that a slide can have."""
+    l0_size = levels[0].size
+    if max(l0_size.width, l0_size.height) > MAX_SIDE_PX:
+        raise SlideError(
+            f"{location}: its header claims {l0_size.width:,} × {l0_size.height:,} px, and no "
+            f"slide has more than {MAX_SIDE_PX:,} on a side. The file is damaged: copy it again."
+        )
+    for index, level in enumerate(levels):
+        size = level.size
+        # Whatever the writer rounds, a pixel more or less explains.
+        widest = l0_size.width / max(0.5, size.width - 1), l0_size.width / (size.width + 1)
+        highest = l0_size.height / max(0.5, size.height - 1), l0_size.height / (size.height + 1)
+        if widest[1] > DISAGREEMENT * highest[0] or highest[1] > DISAGREEMENT * widest[0]:
+            raise SlideError(
+                f"{location}: level {index} of its pyramid has {size.width:,} × {size.height:,} px,"
+                f" which is not the shape of level 0 ({l0_size.width:,} × {l0_size.height:,}). The "
+                f"file is damaged: copy or scan it again."
+            )
+
+
+def _scanned_part(l0_size: Size, l0_bounds: Box | None) -> Box:
+    """Return the bounds that the header gives, or all of level 0 if it gives none of use."""
+    whole = Box(0, 0, l0_size.width, l0_size.height)
+    part = whole if l0_bounds is None else whole.intersection(l0_bounds)
+    return part if part.width and part.height else whole
 
 
 def best_level(levels: tuple[Level, ...], downsample: float) -> int:
@@ -535,166 +442,8 @@ def resample(pixels: Rgb, box: tuple[float, float, float, float], size: Size) ->
     return np.asarray(placed, np.uint8)
 
 
-def _open_reader(location: str, backend: Backend) -> tuple[str, _Reader]:
-    candidates: tuple[str, ...]
-    if backend != "auto":
-        candidates = (backend,)
-    elif is_url(location):
-        candidates = ("tiffslide",)
-    elif openslide.OpenSlide.detect_format(location) in TIFFSLIDE_VENDORS:
-        candidates = ("tiffslide", "openslide")
-    else:
-        candidates = ("openslide", "tiffslide")
-    reasons = []
-    for candidate in candidates:
-        try:
-            return candidate, _READERS[candidate](location)
-        except SlideError:
-            raise
-        # The readers raise errors of their own, of tifffile's, zarr's and the codecs'.
-        except Exception as error:  # noqa: BLE001
-            reasons.append(f"{candidate}: {error}")
-    raise SlideError(_why_unreadable(location, "; ".join(reasons)))
-
-
 def _pieces(box: Box, width: int, height: int) -> Iterator[Box]:
     """Cut a box into pieces of at most the given size, row by row."""
     for top in range(box.y, box.bottom, height):
         for left in range(box.x, box.right, width):
             yield Box(left, top, width, height).intersection(box)
-
-
-def _check_file(location: str) -> None:
-    """Say plainly what is wrong with a file before a reading library says it obscurely."""
-    if is_url(location):
-        filesystem, path = fsspec.core.url_to_fs(location)
-        if not filesystem.exists(path):
-            raise SlideError(f"{location}: there is no such file. Check the URL.")
-        size = filesystem.size(path)
-    else:
-        path = Path(location)
-        if not path.exists():
-            raise SlideError(f"{location}: there is no such file. Check the path.")
-        if path.is_dir():
-            raise SlideError(
-                f"{location}: this is a folder. Name the slide file in it (for DICOM, any one of "
-                f"its .dcm files)."
-            )
-        try:
-            with path.open("rb") as file:
-                size = file.seek(0, 2)
-        except OSError as error:
-            raise SlideError(f"{location}: cannot be read ({error.strerror}).") from error
-    if not size:
-        raise SlideError(f"{location}: the file is empty. Copy it again.")
-    if not is_url(location):
-        _check_not_truncated(Path(location), size)
-
-
-def _check_not_truncated(path: Path, size: int) -> None:
-    """Raise if a TIFF's tiles lie beyond the end of its file, as after a broken copy."""
-    with _tiff(str(path)) as tiff:
-        if tiff is None:
-            return
-        for page in tiff.pages:
-            ends = [
-                offset + count
-                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)
-                if offset
-            ]
-            if ends and max(ends) > size:
-                raise SlideError(
-                    f"{path}: the file is truncated: it ends at byte {size:,} but its pixels reach "
-                    f"to byte {max(ends):,}. Copy it again."
-                )
-
-
-def _why_unreadable(location: str, reasons: str) -> str:
-    magic = b""
-    if not is_url(location):
-        with Path(location).open("rb") as file:
-            magic = file.read(4)
-    if magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return (
-            f"{location}: the TIFF's directory cannot be read: the file is truncated or damaged. "
-            f"Copy it again. ({reasons})"
-        )
-    return (
-        f"{location}: this is not a slide that OpenSlide or tiffslide can read, or it is damaged. "
-        f"Check that it is one, or copy it again. ({reasons})"
-    )
-
-
-@contextmanager
-def _tiff(location: str) -> Iterator[tifffile.TiffFile | None]:
-    """Open a TIFF's directory; None if it is not a TIFF or its directory is damaged."""
-    with open_binary(location) as file:
-        try:
-            tiff = tifffile.TiffFile(file)
-            _ = tiff.pages.first
-        # A damaged directory raises from struct, zlib or numpy as well as from tifffile.
-        except Exception as error:  # noqa: BLE001
-            log.debug("%s: no TIFF: %s", location, error)
-            yield None
-        else:
-            yield tiff
-
-
-def _tiff_tags_mpp(location: str) -> float | None:
-    """Pixel size by the first page's resolution tags, in µm."""
-    micrometres = {2: 25_400.0, 3: 10_000.0}
-    with _tiff(location) as tiff:
-        if tiff is None:
-            return None
-        tags = tiff.pages.first.tags
-        unit = tags.get("ResolutionUnit")
-        x, y = tags.get("XResolution"), tags.get("YResolution")
-        if unit is None or x is None or y is None or int(unit.value) not in micrometres:
-            return None
-        per_unit = [value[0] / value[1] if value[1] else 0.0 for value in (x.value, y.value)]
-        by_axis = [tiff_tag_mpp(value, micrometres[int(unit.value)]) for value in per_unit]
-        if by_axis[0] is None or by_axis[1] is None:
-            return None
-        return float(np.sqrt(by_axis[0] * by_axis[1]))
-
-
-def _size(location: str) -> int:
-    if not is_url(location):
-        return Path(location).stat().st_size
-    filesystem, path = fsspec.core.url_to_fs(location)
-    return int(filesystem.size(path))
-
-
-def _levels(dimensions: tuple[tuple[int, int], ...]) -> tuple[Level, ...]:
-    l0_width, l0_height = dimensions[0]
-    return tuple(
-        Level(Size(width, height), _downsample(l0_width, l0_height, width, height))
-        for width, height in dimensions
-    )
-
-
-def _downsample(l0_width: int, l0_height: int, width: int, height: int) -> float:
-    """Side of a level's pixel in level-0 pixels.
-
-    Writers halve sides and drop or add the odd pixel: where a whole number explains both sides to
-    within one pixel of the level, that number is meant, and 4443 → 2221 is 2, not 2.0005.
-    """
-    mean = (l0_width / width + l0_height / height) / 2
-    whole = round(mean)
-    if whole and max(abs(l0_width / whole - width), abs(l0_height / whole - height)) < 1:
-        return float(whole)
-    return mean
-
-
-def _positive(value: object) -> float | None:
-    """Return a number above zero, or None: headers hold blanks, zeros and words too."""
-    try:
-        number = float(str(value))
-    except ValueError:
-        return None
-    return number if np.isfinite(number) and number > 0 else None
-
-
-def _positive_pair(x: object, y: object) -> tuple[float, float] | None:
-    both = _positive(x), _positive(y)
-    return (both[0], both[1]) if both[0] is not None and both[1] is not None else None

@@ -1,0 +1,265 @@
+"""What the directories of a TIFF say, checked before any library acts on them.
+
+A reading library believes a header: it sets aside the memory that an ImageWidth asks for, and walks
+a chain of directories for as long as it goes on. Here the directories are read without the pixels,
+and refused where they cannot be true.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.errors import SlideError
+from wsi_pipeline.mpp import tiff_tag_mpp
+
+MAX_SIDE_PX = 1 << 20
+"""Longest side of a picture: 26 cm at 0.25 µm/px, where the largest glass slides have 13 cm."""
+
+MAX_TILE_PX = 1 << 26
+"""Largest tile, 8192 × 8192: it takes 192 MiB when decoded. Scanners write 240 to 4096."""
+
+MAX_DIRECTORIES = 4096
+"""Pictures in one file; slides have some ten, focal planes included some hundreds."""
+
+MAX_SPARE_BYTES = 1 << 30
+"""What may lie unused behind the pixels, beside three times their own size."""
+
+MICROMETRES = {2: 25_400.0, 3: 10_000.0}
+"""Per ResolutionUnit: inch and centimetre."""
+
+IMAGE_WIDTH, IMAGE_LENGTH, ROWS_PER_STRIP = 256, 257, 278
+STRIP_OFFSETS, STRIP_COUNTS = 273, 279
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
+TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
+SUB_DIRECTORIES = 330
+
+_DTYPES = {1: "u1", 3: "u2", 4: "u4", 5: "u4", 13: "u4", 16: "u8", 18: "u8"}
+"""numpy's names of the number types that the tags above may have; a rational is two numbers."""
+
+_RATIONAL = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How offsets and entries are written: classic or BigTIFF, either byte order."""
+
+    order: str
+    big: bool
+
+    @property
+    def offset_bytes(self) -> int:
+        return 8 if self.big else 4
+
+    @property
+    def entry_bytes(self) -> int:
+        return 20 if self.big else 12
+
+    def offset(self, raw: bytes) -> int:
+        return int(struct.unpack(self.order + ("Q" if self.big else "I"), raw)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Tag:
+    dtype: str
+    numbers: int
+    inline: bytes | None
+    offset: int
+
+
+class _Source:
+    """A file of known size, of which nothing beyond the end is asked for."""
+
+    def __init__(self, file: BinaryIO, size: int, name: str) -> None:
+        self._file = file
+        self.size = size
+        self.name = name
+
+    def read(self, offset: int, count: int) -> bytes:
+        if offset + count <= self.size:
+            self._file.seek(offset)
+            raw = self._file.read(count)
+            if len(raw) == count:
+                return bytes(raw)
+        raise SlideError(
+            f"{self.name}: the TIFF's directory cannot be read, since it lies beyond the end of "
+            f"the file: the file is truncated or damaged. Copy it again."
+        )
+
+    def damaged(self, what: str) -> SlideError:
+        return SlideError(f"{self.name}: {what}. The file is damaged: copy or scan it again.")
+
+
+def check_tiff(file: BinaryIO, size: int, name: str) -> float | None:
+    """Check all directories of a TIFF against each other and against its size.
+
+    Args:
+        file: open for reading; left anywhere.
+        size: of the file, in bytes.
+        name: of the file, for messages.
+
+    Returns:
+        pixel size by the resolution tags of the first picture, in µm; None where they are silent
+        or the file is no TIFF.
+
+    Raises:
+        SlideError: if the file ends before its pixels do, or what it says of itself cannot be true.
+
+    """
+    source = _Source(file, size, name)
+    layout = _layout(source)
+    if layout is None:
+        return None
+    mpp, end = None, 0
+    for index, tags in enumerate(_directories(source, layout)):
+        if index == 0:
+            mpp = _mpp(source, tags)
+        end = max(end, _check_picture(source, tags))
+    if size > 4 * end + MAX_SPARE_BYTES:
+        raise source.damaged(
+            f"its pixels end at byte {end:,}, but the file goes on to byte {size:,}"
+        )
+    return mpp
+
+
+def _layout(source: _Source) -> _Layout | None:
+    """Return how the TIFF is written; None for other files, and for what is no TIFF by the book."""
+    if source.size < 16:
+        return None
+    order = {b"II": "<", b"MM": ">"}.get(source.read(0, 2))
+    if order is None:
+        return None
+    version = struct.unpack(order + "H", source.read(2, 2))[0]
+    if version not in (42, 43):
+        return None
+    # Hamamatsu writes files of any size as classic TIFF, with offsets of its own making.
+    if version == 42 and source.size >= 1 << 32:
+        return None
+    return _Layout(order, big=version == 43)
+
+
+def _directories(source: _Source, layout: _Layout) -> Iterator[Mapping[int, _Tag]]:
+    """Give the tags of each directory, those below others included, in the file's order."""
+    start = 8 if layout.big else 4
+    waiting = [layout.offset(source.read(start, layout.offset_bytes))]
+    seen: set[int] = set()
+    while waiting:
+        offset = waiting.pop(0)
+        if not offset:
+            continue
+        if offset in seen:
+            raise source.damaged("its directories lead in a circle")
+        if len(seen) == MAX_DIRECTORIES:
+            raise source.damaged(f"it has more than {MAX_DIRECTORIES} directories")
+        seen.add(offset)
+        tags, following = _directory(source, layout, offset)
+        below = _numbers(source, tags, SUB_DIRECTORIES, MAX_DIRECTORIES)
+        waiting = [following, *waiting, *map(int, below)]
+        yield tags
+
+
+def _directory(source: _Source, layout: _Layout, offset: int) -> tuple[dict[int, _Tag], int]:
+    """Read one directory; the numbers of its tags stay where they are until they are wanted."""
+    count_format = "Q" if layout.big else "H"
+    head = struct.calcsize(count_format)
+    count = struct.unpack(layout.order + count_format, source.read(offset, head))[0]
+    raw = source.read(offset + head, count * layout.entry_bytes + layout.offset_bytes)
+    entry_format = layout.order + ("HHQ" if layout.big else "HHI")
+    tags: dict[int, _Tag] = {}
+    for at in range(0, count * layout.entry_bytes, layout.entry_bytes):
+        code, kind, values = struct.unpack_from(entry_format, raw, at)
+        if kind not in _DTYPES:
+            continue
+        field = raw[at + layout.entry_bytes - layout.offset_bytes : at + layout.entry_bytes]
+        dtype = layout.order + _DTYPES[kind]
+        numbers = values * 2 if kind == _RATIONAL else values
+        here = numbers * np.dtype(dtype).itemsize <= layout.offset_bytes
+        tags[code] = _Tag(dtype, numbers, field if here else None, layout.offset(field))
+    return tags, layout.offset(raw[-layout.offset_bytes :])
+
+
+def _numbers(
+    source: _Source, tags: Mapping[int, _Tag], code: int, at_most: int
+) -> NDArray[np.uint64]:
+    """Return the numbers of a tag; none if the directory does not have it."""
+    tag = tags.get(code)
+    if tag is None:
+        return np.zeros(0, np.uint64)
+    if tag.numbers > at_most:
+        raise source.damaged(f"its tag {code} has {tag.numbers:,} entries")
+    needed = tag.numbers * np.dtype(tag.dtype).itemsize
+    raw = tag.inline[:needed] if tag.inline is not None else source.read(tag.offset, needed)
+    return np.frombuffer(raw, tag.dtype).astype(np.uint64)
+
+
+def _number(source: _Source, tags: Mapping[int, _Tag], code: int, default: int) -> int:
+    numbers = _numbers(source, tags, code, MAX_DIRECTORIES)
+    return int(numbers[0]) if len(numbers) else default
+
+
+def _mpp(source: _Source, tags: Mapping[int, _Tag]) -> float | None:
+    unit = _number(source, tags, RESOLUTION_UNIT, 0)
+    by_axis = []
+    for code in (X_RESOLUTION, Y_RESOLUTION):
+        ratio = _numbers(source, tags, code, MAX_DIRECTORIES)
+        if unit not in MICROMETRES or len(ratio) < 2 or not ratio[1]:
+            return None
+        by_axis.append(tiff_tag_mpp(int(ratio[0]) / int(ratio[1]), MICROMETRES[unit]))
+    x, y = by_axis
+    return None if x is None or y is None else float(np.sqrt(x * y))
+
+
+def _check_picture(source: _Source, tags: Mapping[int, _Tag]) -> int:
+    """Check one directory's picture, if it holds one; return the byte at which its pixels end."""
+    width, height = (_number(source, tags, code, 0) for code in (IMAGE_WIDTH, IMAGE_LENGTH))
+    if IMAGE_WIDTH not in tags and IMAGE_LENGTH not in tags:
+        return 0
+    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
+        raise source.damaged(
+            f"its header claims {width:,} × {height:,} px, and no slide has more than "
+            f"{MAX_SIDE_PX:,} on a side or none"
+        )
+    if TILE_OFFSETS in tags or TILE_WIDTH in tags:
+        tile_width, tile_height = (
+            _number(source, tags, code, 0) for code in (TILE_WIDTH, TILE_LENGTH)
+        )
+        if not 0 < tile_width * tile_height <= MAX_TILE_PX:
+            raise source.damaged(
+                f"its header claims tiles of {tile_width:,} × {tile_height:,} px, and at most "
+                f"{MAX_TILE_PX:,} px can be decoded at once"
+            )
+        needed = -(-width // tile_width) * -(-height // tile_height)
+        codes = (TILE_OFFSETS, TILE_COUNTS)
+    else:
+        rows = _number(source, tags, ROWS_PER_STRIP, height)
+        if not rows:
+            raise source.damaged("its header claims strips of no rows")
+        needed = -(-height // rows)
+        codes = (STRIP_OFFSETS, STRIP_COUNTS)
+    # Planes may be stored apart, and some writers round up.
+    offsets, counts = (_numbers(source, tags, code, 8 * needed + 64) for code in codes)
+    if len(offsets) < needed or len(counts) < needed:
+        raise source.damaged(
+            f"its picture of {width:,} × {height:,} px needs {needed:,} tiles or strips, but the "
+            f"directory has {min(len(offsets), len(counts)):,}"
+        )
+    return _end_of_pixels(source, offsets, counts)
+
+
+def _end_of_pixels(source: _Source, offsets: NDArray[np.uint64], counts: NDArray[np.uint64]) -> int:
+    common = min(len(offsets), len(counts))
+    offsets, counts = offsets[:common], counts[:common]
+    present = (offsets > 0) & (counts > 0)  # what was never scanned is left out
+    if not present.any():
+        return 0
+    # In Python's integers: the sum of two damaged ones may exceed 64 bits.
+    end = max(int(offsets[present].max()), int((offsets[present] + counts[present]).max()))
+    if end > source.size:
+        raise SlideError(
+            f"{source.name}: the file is truncated: it ends at byte {source.size:,} but its pixels "
+            f"reach to byte {end:,}. Copy it again."
+        )
+    return end
