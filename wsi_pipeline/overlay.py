@@ -30,7 +30,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.atomic import atomic_path
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.scoremap import ScoreMap
 from wsi_pipeline.slide import Slide, best_level
@@ -255,6 +255,8 @@ def _tiles(
             l0_box = Box(left, top, l0_tile, l0_tile)
             try:
                 rgb = _read(slide, l0_box, _TILE)
+            except SlideUnavailableError:
+                raise
             except SlideError:
                 unreadable.append(l0_box)
                 rgb = np.full((_TILE, _TILE, 3), _UNREADABLE_GREY, np.uint8)
