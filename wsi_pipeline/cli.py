@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -21,20 +22,25 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from wsi_pipeline import messages
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.cohort import Attempt, Cohort, score_cohort
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import TorchEngine
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.inspection import expect
+from wsi_pipeline.messages import Event, Job
 from wsi_pipeline.naming import file_name, file_slide, slide_folder
+from wsi_pipeline.night import Night
+from wsi_pipeline.outcome import Outcome
+from wsi_pipeline.pipeline import Progress as Advance
 from wsi_pipeline.pipeline import (
-    STORE,
     score_slide,
+    start_engine,
     tile,
     write_outputs,
 )
-from wsi_pipeline.pipeline import Progress as Advance
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.slide_files import SLIDE_SUFFIXES, is_url
 from wsi_pipeline.store import TileStore
@@ -118,7 +124,7 @@ def score(
         keep_tiles=keep_tiles,
     )
     paths = _expand(slides)
-    engine = TorchEngine(_load_bundle(bundle), settings.engine)
+    engine = start_engine(_load_bundle(bundle), settings)
     outcomes: dict[str, SlideSummary | Exception] = {}
     for path in paths:
         name = file_name(path)
@@ -135,6 +141,41 @@ def score(
         isinstance(outcome, SlideSummary) and outcome.status == "scored"
         for outcome in outcomes.values()
     ):
+        raise typer.Exit(1)
+
+
+@app.command()
+def cohort(
+    inbox: Annotated[str, typer.Argument(help="A folder of slides, or an fsspec URL.")],
+    out: Out,
+    bundle: Bundle = None,
+    config: ConfigFile = None,
+    device: Device = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Try slides again that have failed for good.")
+    ] = False,
+) -> None:
+    """Score what is new in an inbox, each slide in a process that only it can bring down.
+
+    Slides that are still being copied, and those scored before with this bundle and configuration,
+    are left alone. The exit code is 0 only if no slide failed.
+    """
+    settings = ScoreConfig.resolve(config, device=device)
+    _load_bundle(bundle)
+    night = Cohort.prepare(inbox, out, bundle, settings, again=again)
+    with (
+        _bars() as bars,
+        night.crew() as crew,
+        ThreadPoolExecutor(settings.crew.slides_at_once) as threads,
+    ):
+
+        def submit(attempt: Attempt, job: Job) -> Future[Outcome]:
+            return threads.submit(_followed, bars, attempt, job)
+
+        ended, page = score_cohort(night, crew, submit)
+    _show_night(ended)
+    typer.echo(f"The night's table: {page}")
+    if any(outcome.status == "failed" for outcome in ended.outcomes):
         raise typer.Exit(1)
 
 
@@ -217,7 +258,7 @@ def heatmap(
 ) -> None:
     """Write the outputs of a scored slide again, from its store."""
     settings = ScoreConfig.resolve(config)
-    store = TileStore(folder / STORE)
+    store = TileStore(settings.store.path(folder))
     if slide is None:
         write_outputs(folder, store, settings, None)
     else:
@@ -290,24 +331,47 @@ def _expand(slides: list[str]) -> list[str]:
     return paths
 
 
-@contextmanager
-def _progress(name: str) -> Iterator[Advance]:
-    """Show one slide's bar; yield what moves it."""
-    columns = (
+def _bars() -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("tiles"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        console=screen,
     )
-    with Progress(*columns, console=screen) as bars:
-        task = bars.add_task(escape(name), total=None)
 
-        def advance(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
 
-        yield advance
+@contextmanager
+def _progress(name: str) -> Iterator[Advance]:
+    """Show one slide's bar; yield what moves it."""
+    with _bars() as bars:
+        yield _bar(bars, name)
+
+
+def _bar(bars: Progress, name: str) -> Advance:
+    """Add a slide's bar; return what moves it."""
+    task = bars.add_task(escape(name), total=None)
+
+    def advance(done: int, total: int) -> None:
+        bars.update(task, completed=done, total=total)
+
+    return advance
+
+
+def _followed(bars: Progress, attempt: Attempt, job: Job) -> Outcome:
+    """Score a slide of a night under a bar of its own."""
+    advance = _bar(bars, job.filing.name)
+
+    def moved(event: Event) -> None:
+        if isinstance(event, messages.Progress):
+            advance(event.done, event.total)
+
+    outcome = attempt(job, moved)
+    if outcome.status != "scored":
+        bars.console.print(f"[bold red]{outcome.status}:[/] {escape(outcome.reason)}")
+    return outcome
 
 
 def _show_error(error: WsiError | OSError) -> None:
@@ -335,6 +399,22 @@ def _show_outcomes(outcomes: dict[str, SlideSummary | Exception], out: Path) -> 
                 f"{outcome.cellularity.mean:.1%}" if outcome.cellularity else "",
                 escape(str(out / name / "cellularity.ome.tiff")),
             )
+    Console().print(table)
+
+
+def _show_night(night: Night) -> None:
+    table = Table()
+    for heading in ("slide", "outcome", "cellularity of the tissue", "why"):
+        table.add_column(heading, overflow="fold")
+    for outcome in night.outcomes:
+        summary = outcome.summary
+        figure = summary.cellularity if summary is not None else None
+        table.add_row(
+            escape(outcome.name),
+            outcome.status,
+            f"{figure.mean:.1%}" if figure is not None else "",
+            escape(outcome.reason),
+        )
     Console().print(table)
 
 

@@ -123,6 +123,10 @@ def retry_after(error: Exception) -> Retry:
     match error:
         case SlideUnavailableError() | ConnectionError() | TimeoutError():
             return "now"
+        case SlideError(__cause__=FileNotFoundError()):
+            return "now"  # it was there when the inbox was looked into
+        case SlideError(__cause__=OSError()):
+            return "another night"
         case StoreError() | OutputError():
             return "another night"
         case SlideError() | MppError() | TissueError() | CoverageError():

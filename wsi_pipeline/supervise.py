@@ -26,7 +26,7 @@ from wsi_pipeline.outcome import Outcome, Retry
 log = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 1.0
-LAST_WORDS_BYTES = 4000
+LAST_WORDS_BYTES = 16_000
 GIVEN_UP_AFTER_S = 10.0
 
 
@@ -65,20 +65,19 @@ class Crew:
     """
 
     def __init__(self, setup: Setup, config: CrewConfig) -> None:
-        """Start the first worker and see that the model can be used; the others start at need.
-
-        Raises:
-            ConfigError: if the model, the device or the configuration cannot be used.
-
-        """
+        """Start nothing yet: a night without new slides loads no model."""
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
         self._workers = [Worker(setup, config) for _ in range(config.slides_at_once)]
         for worker in self._workers:
             self._idle.put(worker)
-        self._workers[-1].start()
 
     def score(self, job: Job, on_event: Callable[[Event], None] = lambda _event: None) -> Outcome:
-        """Score a slide; waits for a worker, and then for the slide. Whatever happens is told."""
+        """Score a slide; waits for a worker, and then for the slide. Whatever happens is told.
+
+        Raises:
+            ConfigError: if the model cannot be used, and so no slide can be scored.
+
+        """
         worker = self._idle.get()
         try:
             return worker.score(job, on_event)

@@ -1,0 +1,262 @@
+"""Score an inbox of slides as a Prefect flow run: the night.
+
+Each slide is a task run, in which a worker process scores it (`wsi_pipeline.supervise`): what
+brings such a process down costs that slide alone. While one slide has the model the next is read.
+The slides' stores are what resumes after a kill, so nothing is cached or persisted by Prefect, and
+a night that was cut short goes on with the next run. How task runs and the night end:
+
+========== ========== ============================================================================
+type       name
+========== ========== ============================================================================
+COMPLETED  Scored     the slide is scored
+FAILED     Refused    all worked as meant, but the slide gives no figure; see `wsi_pipeline.outcome`
+FAILED     Failed     of a slide: it is damaged, or something broke
+COMPLETED  Completed  no slide of the night failed
+FAILED     Incomplete some slides did; all others were worked on to their end
+FAILED     Failed     no slide at all could be worked on, for the reason in the message
+========== ========== ============================================================================
+"""
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import httpx
+from prefect import State, flow, get_run_logger, task
+from prefect.artifacts import (
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import PrefectException
+from prefect.futures import PrefectFuture
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+import wsi_pipeline
+from flows.notices import INCOMPLETE, tell_of_failure
+from flows.report import artifact_key, headline
+from flows.run_log import run_log
+from wsi_pipeline.cohort import Attempt, Cohort
+from wsi_pipeline.cohort import score_cohort as score_all
+from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.errors import WsiError
+from wsi_pipeline.messages import Event, Job, Progress
+from wsi_pipeline.night import Night
+from wsi_pipeline.outcome import Outcome
+
+PROGRESS_EVERY_S = 5.0
+
+
+@flow(
+    name="score-cohort",
+    flow_run_name="{inbox}",
+    version=wsi_pipeline.__version__,
+    persist_result=False,
+    on_failure=[tell_of_failure],
+    on_crashed=[tell_of_failure],
+)
+def score_cohort(
+    inbox: str,
+    out: Path = Path("results"),
+    bundle: str | None = None,
+    device: str | None = None,
+    config: Path | None = None,
+    again: bool = False,  # noqa: FBT001, FBT002 - parameters are passed by name
+    notify: str | None = None,  # noqa: ARG001 - for `flows.notices`
+) -> State[Path]:
+    """Score what is new in an inbox of slides, and write the night's table.
+
+    Slides that are still being copied are left for the next night, and so is what has been scored
+    with this bundle and configuration, by whatever name. Paths are seen from where the flow runs.
+
+    Args:
+        inbox: A folder or fsspec URL, searched with its subfolders.
+        out: Folder that gets one folder per slide, and one per night in nights/.
+        bundle: Model bundle, a folder or hf://owner/name; the demonstration if left out.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        config: YAML file; see configs/score.yaml.
+        again: Try slides again that have failed for good on an earlier night.
+        notify: Name of a notification block, as type/name, that is told if slides fail.
+
+    """
+    logger = get_run_logger()
+    with run_log():
+        try:
+            settings = ScoreConfig.resolve(config, device=device)
+            cohort = Cohort.prepare(inbox, out, bundle, settings, again=again)
+            if cohort.bundle.card.demonstration:
+                logger.warning(
+                    "%s is a demonstration. %s",
+                    cohort.bundle.card.name,
+                    cohort.bundle.card.limitations,
+                )
+            shown = NightProgress(out.absolute().name)
+            threads: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(
+                max_workers=settings.crew.slides_at_once
+            )
+            with cohort.crew() as crew, threads:
+
+                def submit(attempt: Attempt, job: Job) -> "SlideRun":
+                    shown.expect()
+                    return SlideRun(_submitted(threads, attempt, job, shown))
+
+                night, page = score_all(cohort, crew, submit, shown.ended)
+        except WsiError as error:
+            return Failed(message=str(error), data=error)
+    create_table_artifact(
+        table(night),
+        key=artifact_key("night", cohort.out.name),
+        description=f"{night_headline(night)}\n\nThe whole table: [{page}]({page.as_uri()})",
+    )
+    logger.info("%s The table: %s", night_headline(night), page)
+    if any(outcome.status == "failed" for outcome in night.outcomes):
+        return Failed(name=INCOMPLETE, message=night_headline(night))
+    return Completed(message=night_headline(night), data=page)
+
+
+class SlideRun:
+    """A slide's task run, and the outcome that it leaves behind."""
+
+    def __init__(self, pending: tuple[PrefectFuture[Any], list[Outcome]]) -> None:
+        self._future, self._outcome = pending
+
+    def result(self) -> Outcome:
+        """Wait for the outcome.
+
+        Raises:
+            PrefectException: if the task run ended without one: the night was cancelled.
+
+        """
+        self._future.wait()
+        if not self._outcome:
+            raise PrefectException(f"{self._future.state.message or 'A slide was cancelled.'}")
+        return self._outcome[0]
+
+
+def _submitted(
+    threads: ThreadPoolTaskRunner[Any], attempt: Attempt, job: Job, shown: "NightProgress"
+) -> tuple[PrefectFuture[Any], list[Outcome]]:
+    kept: list[Outcome] = []
+
+    # Within, since Prefect would search an argument such as `attempt` for futures.
+    @task(
+        name="slide",
+        task_run_name=job.filing.name.replace("{", "{{").replace("}", "}}"),
+        persist_result=False,
+        cache_policy=NO_CACHE,
+    )
+    def slide() -> State[None]:
+        outcome = attempt(job, shown.follow(job))
+        kept.append(outcome)
+        if outcome.status == "scored" and outcome.summary is not None:
+            return Completed(name="Scored", message=headline(outcome.summary))
+        if outcome.traceback is not None:
+            get_run_logger().error("%s", outcome.traceback)
+        name = "Refused" if outcome.status == "refused" else "Failed"
+        return Failed(name=name, message=outcome.reason)
+
+    return threads.submit(slide, parameters={}), kept
+
+
+class NightProgress:
+    """A progress artifact that follows the night; a server that is away stops no slide."""
+
+    def __init__(self, name: str) -> None:
+        """Create the artifact, within a flow run."""
+        made = create_progress_artifact(
+            0.0, key=artifact_key("progress", name), description="Looking into the inbox"
+        )
+        self._artifact = cast("UUID", made)  # a coroutine only where there is an event loop
+        self._lock = threading.Lock()
+        self._due = 0.0
+        self._expected = 0
+        self._ended: Counter[str] = Counter()
+        self._running: dict[str, float] = {}
+
+    def expect(self) -> None:
+        """Take note of one more slide that will be scored."""
+        with self._lock:
+            self._expected += 1
+
+    def follow(self, job: Job) -> "Follower":
+        """Return what takes note of a slide's events."""
+        return Follower(self, job.filing.name)
+
+    def moved(self, name: str, share: float) -> None:
+        """Take note of how far a slide has come."""
+        with self._lock:
+            self._running[name] = share
+            if time.monotonic() < self._due:
+                return
+            self._due = time.monotonic() + PROGRESS_EVERY_S
+        self._show()
+
+    def ended(self, outcome: Outcome) -> None:
+        """Take note of a slide's end."""
+        with self._lock:
+            self._running.pop(outcome.name, None)
+            self._ended[outcome.status] += 1
+        if outcome.status != "left":
+            self._show()
+
+    def _show(self) -> None:
+        with self._lock:
+            worked = sum(count for status, count in self._ended.items() if status != "left")
+            share = (worked + sum(self._running.values())) / max(1, self._expected)
+            ended = ", ".join(f"{count} {status}" for status, count in self._ended.items())
+            running = ", ".join(f"{name} {share:.0%}" for name, share in self._running.items())
+        try:
+            update_progress_artifact(
+                self._artifact,
+                100 * min(1.0, share),
+                description=f"{ended or 'none ended yet'}; at work: {running or 'none'}",
+            )
+        except (httpx.HTTPError, PrefectException) as error:
+            get_run_logger().warning("The progress could not be shown: %s", error)
+
+
+class Follower:
+    """Hears a worker's events for one slide."""
+
+    def __init__(self, night: NightProgress, name: str) -> None:
+        self._night = night
+        self._name = name
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event."""
+        if isinstance(event, Progress) and event.total:
+            self._night.moved(self._name, event.done / event.total)
+
+
+def night_headline(night: Night) -> str:
+    """Return how a night went, in one line."""
+    count = Counter(outcome.status for outcome in night.outcomes)
+    return (
+        f"{count['scored']} slides scored, {count['refused']} refused, {count['failed']} failed, "
+        f"{count['left']} left alone."
+    )
+
+
+def table(night: Night) -> list[dict[str, str]]:
+    """Return a row for each slide, what needs a person first."""
+    return [
+        {
+            "slide": outcome.name,
+            "outcome": outcome.status,
+            "cellularity of all tissue": _mean(outcome),
+            "why": outcome.reason,
+        }
+        for outcome in night.sorted_outcomes()
+    ]
+
+
+def _mean(outcome: Outcome) -> str:
+    summary = outcome.summary
+    if summary is None or summary.cellularity is None:
+        return ""
+    return f"{100 * summary.cellularity.mean:.1f} %"

@@ -1,0 +1,175 @@
+"""Nights over a mixed inbox, with real worker processes: what is done, left, and remembered."""
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from wsi_pipeline import cohort as night_of
+from wsi_pipeline.cohort import Cohort, score_cohort
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.inbox import InboxConfig
+from wsi_pipeline.supervise import CrewConfig
+
+
+@pytest.fixture
+def config(tiny_config):
+    return tiny_config.model_copy(
+        update={
+            "inbox": InboxConfig(quiet_s=0, look_again_s=0),
+            "crew": CrewConfig(slides_at_once=2, retry_after_s=0),
+        }
+    )
+
+
+@pytest.fixture
+def inbox(tmp_path, make_slide, section):
+    """A good slide, it again by another name, another of its name, and four of no use."""
+    folder = tmp_path / "inbox"
+    (folder / "second scanner").mkdir(parents=True)
+    half = np.ascontiguousarray(section.rgb[:512])
+    shutil.move(make_slide(half, name="case 1.tif"), folder)
+    shutil.copy(folder / "case 1.tif", folder / "copy of case 1.tif")
+    mirrored = make_slide(np.ascontiguousarray(half[:, ::-1]), name="case 1.tif")
+    shutil.move(mirrored, folder / "second scanner" / "CASE 1.tif")
+    shutil.move(make_slide(half, mpp=None, name="no size.tif"), folder)
+    shutil.move(make_slide(np.full_like(half, 244), name="glass.tif"), folder)
+    (folder / "letter.svs").write_text("Dear colleague\n" * 100)
+    (folder / "empty.svs").touch()
+    return folder
+
+
+def a_night(inbox, out, bundle, config, *, again=False):
+    """Run a night with threads; return its outcomes by the slides' names."""
+    cohort = Cohort.prepare(str(inbox), out, str(bundle), config, again=again)
+    with (
+        cohort.crew() as crew,
+        ThreadPoolExecutor(config.crew.slides_at_once) as threads,
+    ):
+        night, page = score_cohort(
+            cohort, crew, lambda attempt, job: threads.submit(attempt, job, lambda _event: None)
+        )
+    assert page.is_file()
+    assert len({outcome.name for outcome in night.outcomes}) == len(night.outcomes)
+    return {outcome.name: outcome for outcome in night.outcomes}
+
+
+def ends(outcomes):
+    return {name: (outcome.status, outcome.kind) for name, outcome in outcomes.items()}
+
+
+def test_nights_over_a_mixed_inbox(inbox, tmp_path, tiny_bundle, config):
+    out = tmp_path / "results"
+    first = a_night(inbox, out, tiny_bundle, config)
+    assert ends(first) == {
+        "case 1.tif": ("scored", ""),
+        "copy of case 1.tif": ("left", "duplicate"),
+        "CASE 1.tif": ("scored", ""),
+        "no size.tif": ("refused", "MppError"),
+        "glass.tif": ("refused", "TissueError"),
+        "letter.svs": ("failed", "SlideError"),
+        "empty.svs": ("failed", "SlideError"),
+    }
+    assert first["copy of case 1.tif"].reason == "It is the same slide as the one in case 1."
+    other = first["CASE 1.tif"]
+    assert other.folder == f"CASE 1-{other.slide_digest[:8]}"  # not the other's on any file system
+    for name in ("case 1.tif", "CASE 1.tif", "glass.tif"):
+        summary = json.loads((out / first[name].folder / "summary.json").read_text())
+        assert summary == first[name].summary.model_dump(mode="json")
+    for name in ("no size.tif", "letter.svs", "empty.svs"):
+        noted = json.loads((out / first[name].folder / "outcome.json").read_text())
+        assert noted["outcome"]["reason"] == first[name].reason
+
+    # Nothing has changed: nothing is done, and the table still tells of every slide.
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")}
+    second = a_night(inbox, out, tiny_bundle, config)
+    assert ends(second) == {
+        "case 1.tif": ("left", "done"),
+        "copy of case 1.tif": ("left", "duplicate"),
+        "CASE 1.tif": ("left", "done"),
+        "no size.tif": ("left", "failed before"),
+        "glass.tif": ("left", "done"),
+        "letter.svs": ("left", "failed before"),
+        "empty.svs": ("left", "failed before"),
+    }
+    assert second["case 1.tif"].summary == first["case 1.tif"].summary
+    assert first["letter.svs"].reason in second["letter.svs"].reason
+    assert written == {path: path.stat().st_mtime_ns for path in out.rglob("summary.json")}
+
+    # A slide is known by its bytes. Another setting is other work; what was wrong may be right now.
+    (inbox / "case 1.tif").rename(inbox / "renamed.tif")
+    (inbox / "copy of case 1.tif").unlink()
+    (inbox / "second scanner" / "CASE 1.tif").unlink()
+    shutil.copy(inbox / "renamed.tif", inbox / "letter.svs")
+    os.utime(inbox / "letter.svs", (1, 1))
+    third = a_night(inbox, out, tiny_bundle, config, again=True)
+    assert ends(third) == {
+        "letter.svs": ("scored", ""),
+        "renamed.tif": ("left", "duplicate"),
+        "no size.tif": ("refused", "MppError"),
+        "glass.tif": ("left", "done"),
+        "empty.svs": ("failed", "SlideError"),
+    }
+    assert third["letter.svs"].folder == f"letter-{first['case 1.tif'].slide_digest[:8]}"
+    assert not (out / third["letter.svs"].folder / "outcome.json").exists()
+    assert len(list((out / "nights").iterdir())) == 3
+
+
+def test_other_settings_are_other_work(inbox, tmp_path, tiny_bundle, config):
+    for path in inbox.iterdir():
+        if path.name not in ("case 1.tif", "no size.tif"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    out = tmp_path / "results"
+    a_night(inbox, out, tiny_bundle, config)
+    sized = config.model_copy(update={"slide": config.slide.model_copy(update={"mpp": 0.5})})
+    outcomes = a_night(inbox, out, tiny_bundle, sized)
+    # The very same pixels, by the header or not: two files, since the bytes differ.
+    assert ends(outcomes) == {"case 1.tif": ("scored", ""), "no size.tif": ("scored", "")}
+    assert not (out / "no size" / "outcome.json").exists()
+    workers = config.model_copy(
+        update={"slide": sized.slide, "workers": 1, "crew": CrewConfig(slides_at_once=1)}
+    )
+    again = a_night(inbox, out, tiny_bundle, workers)
+    assert set(ends(again).values()) == {("left", "done")}
+
+
+def test_what_was_away_is_tried_again_after_the_others(
+    inbox, tmp_path, tiny_bundle, config, monkeypatch
+):
+    """As when a network drive comes back: the file is there at the second look at it."""
+    pauses = []
+    slide, hidden = inbox / "case 1.tif", tmp_path / "hidden.tif"
+
+    def back(seconds):
+        if hidden.exists():
+            pauses.append(seconds)
+            hidden.rename(slide)
+
+    monkeypatch.setattr(night_of.time, "sleep", back)
+    cohort = Cohort.prepare(str(inbox), tmp_path / "results", str(tiny_bundle), config)
+    order = []
+    with cohort.crew() as crew, ThreadPoolExecutor(1) as threads:
+
+        def submit(attempt, job):
+            if job.location == str(slide) and not hidden.exists() and not pauses:
+                slide.rename(hidden)
+            return threads.submit(attempt, job, lambda _event: None)
+
+        night, _ = score_cohort(cohort, crew, submit, lambda outcome: order.append(outcome.name))
+    outcomes = {outcome.name: outcome for outcome in night.outcomes}
+    assert pauses == [0]
+    assert outcomes["case 1.tif"].status == "scored"
+    assert order[-1] == "case 1.tif"
+
+
+def test_no_inbox(tmp_path, tiny_bundle, config):
+    with pytest.raises(ConfigError, match="missing"):
+        list(
+            night_of.plan(
+                Cohort.prepare(str(tmp_path / "missing"), tmp_path, str(tiny_bundle), config),
+                lambda _outcome: None,
+            )
+        )

@@ -1,0 +1,137 @@
+"""Workers that die, hang or swell: real processes, killed and stopped by real signals."""
+
+import signal
+import time
+
+import psutil
+import pytest
+
+from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.messages import Job, Model, Progress, Setup
+from wsi_pipeline.naming import file_slide
+from wsi_pipeline.pipeline import score_slide
+from wsi_pipeline.supervise import Crew, CrewConfig
+
+
+@pytest.fixture
+def setup(tmp_path, tiny_bundle, tiny_config):
+    out = tmp_path / "out"
+    out.mkdir()
+    return Setup(
+        out=out,
+        bundle=str(tiny_bundle),
+        config=tiny_config.model_dump(mode="json"),
+        slot=out / ".model.lock",
+    )
+
+
+@pytest.fixture
+def job(make_slide, section):
+    location = str(make_slide(section.rgb, downsamples=(4,), name="Müller & Söhne.tif"))
+    return Job(location=location, filing=file_slide(location, "file"))
+
+
+def only_worker():
+    (worker,) = (
+        child for child in psutil.Process().children() if "wsi_pipeline.worker" in child.cmdline()
+    )
+    return worker
+
+
+class SignalOnce:
+    """Sends a signal to the worker when it has scored some tiles."""
+
+    def __init__(self, which):
+        self.which = which
+        self.seen = []
+
+    def __call__(self, event):
+        self.seen.append(event)
+        if isinstance(event, Progress) and event.done > 0 and self.which is not None:
+            only_worker().send_signal(self.which)
+            self.which = None
+
+
+def test_a_worker_that_dies_costs_one_try(setup, job, tmp_path, tiny_bundle, tiny_config):
+    bad = tmp_path / "bad.svs"
+    bad.write_text("no slide")
+    with Crew(setup, CrewConfig(slides_at_once=1)) as crew:
+        killer = SignalOnce(signal.SIGSEGV)
+        died = crew.score(job, killer)
+        assert (died.status, died.kind, died.retry) == ("failed", "WorkerDied", "now")
+        assert died.name == "Müller & Söhne.tif"
+        assert died.reason.startswith("Müller & Söhne.tif: ")
+        assert "SIGSEGV" in died.reason
+        assert "Segmentation fault" in died.traceback  # where it was, by Python's fault handler
+        assert died.seconds > 0
+
+        # The next slide has a new worker, and a bad one does not end it.
+        failed = crew.score(Job(location=str(bad), filing=file_slide(str(bad), "file")))
+        first = only_worker().pid
+        assert (failed.status, failed.kind, failed.retry) == ("failed", "SlideError", "never")
+
+        follower = SignalOnce(None)
+        scored = crew.score(job, follower)
+        assert only_worker().pid == first
+        assert scored.status == "scored"
+        assert scored.summary.tiles.scored > 100
+        steps = [event.step for event in follower.seen if isinstance(event, Model)]
+        assert steps == ["wanted", "taken", "released"]
+        log = (setup.out / scored.folder / "run.log").read_text()
+        assert "tiles had been scored by an earlier run" in log
+        assert 0 < scored.model_s <= scored.model_until - scored.model_from < scored.seconds
+    assert not [p for p in psutil.Process().children() if "wsi_pipeline.worker" in p.cmdline()]
+    engine = TorchEngine(ModelBundle.load(tiny_bundle), tiny_config.engine)
+    here = score_slide(job.location, tmp_path / "here", engine, tiny_config)
+    assert scored.summary == here
+
+
+def test_a_worker_that_hangs_is_given_up(setup, job):
+    with Crew(setup, CrewConfig(slides_at_once=1, stall_s=3)) as crew:
+        start = time.monotonic()
+        stalled = crew.score(job, SignalOnce(signal.SIGSTOP))
+        assert time.monotonic() - start < 60
+        assert (stalled.status, stalled.kind, stalled.retry) == ("failed", "Stalled", "never")
+        assert "nothing moved for 3 s" in stalled.reason
+
+
+def test_a_worker_that_takes_too_much_memory_is_given_up(setup, job):
+    with Crew(setup, CrewConfig(slides_at_once=1, memory_gib=0.1)) as crew:
+        swollen = crew.score(job)
+    assert (swollen.kind, swollen.retry) == ("OutOfMemory", "never")
+    assert "more than 0.1 GiB" in swollen.reason
+
+
+def test_what_holds_for_all_slides_is_no_slides_outcome(setup, job):
+    wrong = setup.model_copy(update={"config": {"engine": {"device": "cuda:77"}}})
+    with (
+        Crew(wrong, CrewConfig()) as crew,
+        pytest.raises(ConfigError, match="There is no device 'cuda:77'"),
+    ):
+        crew.score(job)
+
+
+def test_a_pseudonym_hides_the_name_in_results_and_messages(setup, job, tmp_path):
+    """Also where the message is about the file."""
+    config = setup.config | {"names": "digest"}
+    bad = tmp_path / "Doe John 1950.svs"
+    bad.write_bytes(b"II*\0" + bytes(100))
+    with Crew(setup.model_copy(update={"config": config}), CrewConfig(slides_at_once=1)) as crew:
+        outcomes = [
+            crew.score(Job(location=where, filing=file_slide(where, "digest")))
+            for where in (str(bad), job.location)
+        ]
+    assert [outcome.status for outcome in outcomes] == ["failed", "scored"]
+    for outcome in outcomes:
+        assert outcome.name == outcome.folder == f"slide-{outcome.slide_digest[:16]}"
+        assert (setup.out / outcome.folder).is_dir()
+    assert outcomes[0].reason.startswith(outcomes[0].name)
+    told = "".join(outcome.model_dump_json() for outcome in outcomes).encode()
+    written = [path for path in setup.out.rglob("*") if path.is_file()]
+    assert len(written) > 10
+    for secret in ("Doe", "Söhne", "Müller", str(tmp_path)):
+        assert secret.encode() not in told
+        assert [p for p in written if secret.encode() in p.read_bytes()] == []
+        assert [p for p in written if secret in str(p.relative_to(setup.out))] == []

@@ -1,0 +1,338 @@
+"""A night: all slides of an inbox, each to its own end.
+
+::
+
+    inbox ─ plan ─ jobs ─ crew of workers ─ outcomes ─ night's table
+              └─ left alone: still being copied, done, the same slide as another
+
+A slide is known by its bytes: what has been scored with this bundle and configuration is left
+alone whatever it is called, and a slide that failed for good is tried again only when it, the
+bundle or the configuration has changed, or on request.
+"""
+
+import logging
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.digest_cache import DigestCache
+from wsi_pipeline.engine import choose_device, choose_precision
+from wsi_pipeline.errors import StoreError, WsiError
+from wsi_pipeline.inbox import Inbox, InboxSlide, find_slides
+from wsi_pipeline.messages import Event, Job, Setup
+from wsi_pipeline.naming import Filing, Names, file_name, pseudonym, slide_folder
+from wsi_pipeline.night import Night, write_night
+from wsi_pipeline.outcome import Outcome, left, of_error
+from wsi_pipeline.pipeline import read_summary
+from wsi_pipeline.store import TileStore, digest_of
+from wsi_pipeline.summary import SlideSummary
+from wsi_pipeline.supervise import Crew, CrewConfig
+
+log = logging.getLogger(__name__)
+
+OUTCOME = "outcome.json"
+"""Beside a slide's outputs: why there are none."""
+
+DIGESTS = ".digests.sqlite"
+SLOT = ".model.lock"
+
+DIGEST_IN_NAME = 8
+
+OnOutcome = Callable[[Outcome], None]
+OnEvent = Callable[[Event], None]
+Attempt = Callable[[Job, OnEvent], Outcome]
+
+
+class Pending(Protocol):
+    """A slide that is being scored, or waits for it."""
+
+    def result(self) -> Outcome:
+        """Wait for its outcome."""
+        ...
+
+
+Submit = Callable[[Attempt, Job], Pending]
+
+
+class Remembered(BaseModel):
+    """A slide that gave no figure, and with what settings it was tried."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What a night starts from.
+
+    Attributes:
+        inbox: a folder or fsspec URL.
+        out: the folder that gets one folder per slide.
+        bundle: the model, as a path that does not change during the night.
+        config: everything else.
+        again: try slides again that have failed for good.
+        settings: digest of all that decides the scores of given bytes.
+
+    """
+
+    inbox: str
+    out: Path
+    bundle: ModelBundle
+    config: ScoreConfig
+    again: bool = False
+    settings: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        engine = self.config.engine
+        device = choose_device(engine.device)
+        precision = choose_precision(device) if engine.precision == "auto" else engine.precision
+        settings = _settings(self.bundle.digest, device.type, precision, self.config.deciding())
+        object.__setattr__(self, "settings", settings)
+
+    @classmethod
+    def prepare(
+        cls, inbox: str, out: Path, bundle: str | None, config: ScoreConfig, *, again: bool = False
+    ) -> "Cohort":
+        """Load what can be loaded before the first slide.
+
+        Raises:
+            WsiError: if the bundle, the device or the output folder cannot be used.
+
+        """
+        out = out.absolute()
+        out.mkdir(parents=True, exist_ok=True)
+        model = ModelBundle.load(DEMO_BUNDLE if bundle is None else bundle)
+        return cls(inbox, out, model, config, again)
+
+    def crew(self) -> Crew:
+        """Return the workers that score this night's slides."""
+        setup = Setup(
+            out=self.out,
+            bundle=str(self.bundle.source),
+            config=self.config.model_dump(mode="json"),
+            slot=self.out / SLOT,
+        )
+        return Crew(setup, self.config.crew)
+
+    def look(self) -> Inbox:
+        """Look into the inbox.
+
+        Raises:
+            ConfigError: if there is none.
+
+        """
+        return find_slides(self.inbox, self.config.inbox)
+
+
+def score_cohort(
+    cohort: Cohort, crew: Crew, submit: Submit, on_outcome: OnOutcome = lambda _outcome: None
+) -> tuple[Night, Path]:
+    """Score what is new in the inbox; return the night and the page that tells of it.
+
+    Args:
+        cohort: what is to be scored, and how.
+        crew: its workers.
+        submit: runs an attempt at a job in a thread of its choice, and returns what waits for it.
+        on_outcome: told how each slide ended, from the calling thread.
+
+    Raises:
+        ConfigError: if there is no inbox. What is wrong with a single slide is its outcome.
+
+    """
+    started = datetime.now(UTC)
+    outcomes: list[Outcome] = []
+
+    def ended(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        on_outcome(outcome)
+
+    def attempt(job: Job, on_event: OnEvent) -> Outcome:
+        outcome = crew.score(job, on_event)
+        remember(cohort, outcome)
+        return outcome
+
+    jobs: Iterable[Job] = plan(cohort, ended)
+    for last in passes(cohort.config.crew):
+        # All are handed over before the first is waited for: reading ahead for the digests goes on.
+        tried = [(job, submit(attempt, job)) for job in jobs]
+        again = []
+        for job, pending in tried:
+            outcome = pending.result()
+            if outcome.retry == "now" and not last:
+                log.warning("It will be tried again tonight. %s", outcome.reason)
+                again.append(job)
+            else:
+                ended(outcome)
+        if not again:
+            break
+        jobs = again
+    night = Night(started=started, ended=datetime.now(UTC), inbox=cohort.inbox, outcomes=outcomes)
+    return night, write_night(cohort.out, night)
+
+
+def passes(config: CrewConfig) -> Iterator[bool]:
+    """Yield once for each time that slides may be tried in a night, with whether it is the last.
+
+    Between two passes there is a pause: what was away for a moment shall have time to come back.
+    """
+    last = config.retries
+    for number in range(last + 1):
+        if number:
+            time.sleep(config.retry_after_s)
+        yield number == last
+
+
+def plan(cohort: Cohort, on_left: OnOutcome) -> Iterator[Job]:
+    """Yield what is to be scored, in the order of the slides' names; tell what is left alone.
+
+    Slides are read for their digests as the jobs are asked for: the first is being scored while
+    the next are read.
+    """
+    inbox = cohort.look()
+    names = cohort.config.names
+    log.info("%d slides in the inbox, %d still copied", len(inbox.slides), len(inbox.copying))
+    for slide in inbox.copying:
+        on_left(left(_unread(slide, names), "copying", "It is still being copied."))
+    taken: dict[str, str] = {}
+    with _digests(cohort) as cache:
+        for slide in inbox.slides:
+            try:
+                digest = cache.digest(slide)
+            except (WsiError, OSError) as error:
+                on_left(of_error(_unread(slide, names), slide.location, error))
+                continue
+            same = next((folder for folder, owner in taken.items() if owner == digest), None)
+            if same is not None:
+                filing = Filing(same, _shown(slide, digest, names), digest)
+                on_left(left(filing, "duplicate", f"It is the same slide as the one in {same}."))
+                continue
+            filing = _filed(cohort, slide, digest, taken)
+            taken[_key(filing.folder)] = digest
+            done = known(cohort, filing)
+            if done is None:
+                yield Job(location=slide.location, filing=filing)
+            else:
+                on_left(done)
+
+
+def known(cohort: Cohort, filing: Filing) -> Outcome | None:
+    """Return how a slide ended on an earlier night, if another try would end alike."""
+    folder = cohort.out / filing.folder
+    summary = read_summary(folder)
+    if summary is not None:
+        facts = summary.provenance
+        settings = _settings(facts.bundle.digest, facts.device, facts.precision, facts.config)
+        if (facts.slide.digest, settings) == (filing.digest, cohort.settings):
+            return left(filing, "done", _as_before(summary), summary)
+    before = recall(folder)
+    if (
+        before is None
+        or cohort.again
+        or before.outcome.retry != "never"
+        or (before.outcome.slide_digest, before.settings) != (filing.digest, cohort.settings)
+    ):
+        return None
+    return left(filing, "failed before", f"As on an earlier night: {before.outcome.reason}")
+
+
+def remember(cohort: Cohort, outcome: Outcome) -> None:
+    """Note beside a slide's outputs why there are none; what is not noted is tried again."""
+    path = cohort.out / outcome.folder / OUTCOME
+    try:
+        if outcome.summary is not None:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(exist_ok=True)
+        note = Remembered(settings=cohort.settings, outcome=outcome)
+        with atomic_path(path) as partial:
+            partial.write_text(note.model_dump_json(indent=1), encoding="utf-8")
+    except OSError as error:
+        log.warning("%s: could not be written (%s).", path, error.strerror)
+
+
+def recall(folder: Path) -> Remembered | None:
+    """Return what was noted of a slide that gave no figure."""
+    try:
+        return Remembered.model_validate_json((folder / OUTCOME).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _settings(bundle: str, device: str, precision: str, config: dict[str, Any]) -> str:
+    return digest_of({"bundle": bundle, "device": device, "precision": precision, "config": config})
+
+
+def _as_before(summary: SlideSummary) -> str:
+    if summary.status == "refused":
+        return f"Refused before: {summary.reason}"
+    return "Scored before with this bundle and configuration."
+
+
+def _digests(cohort: Cohort) -> DigestCache:
+    if cohort.config.digest_cache is not None:
+        return DigestCache(cohort.config.digest_cache)
+    # It holds the files' names: not among outputs that must not.
+    return DigestCache(cohort.out / DIGESTS if cohort.config.names == "file" else None)
+
+
+def _unread(slide: InboxSlide, names: Names) -> Filing:
+    """File a slide whose bytes are not known."""
+    if names == "digest":
+        return Filing("", "a slide that was not read")
+    try:
+        folder = slide_folder(slide.location, Path()).name
+    except WsiError:
+        folder = ""
+    return Filing(folder, file_name(slide.location))
+
+
+def _shown(slide: InboxSlide, digest: str, names: Names) -> str:
+    return pseudonym(digest) if names == "digest" else file_name(slide.location)
+
+
+def _filed(cohort: Cohort, slide: InboxSlide, digest: str, taken: dict[str, str]) -> Filing:
+    """Find the folder of a slide: its own from before, or one that no other slide has.
+
+    Two slides of one name, in two folders or on two nights, must not overwrite each other.
+    """
+    if cohort.config.names == "digest":
+        return Filing(pseudonym(digest), pseudonym(digest), digest)
+    plain = slide_folder(slide.location, Path()).name
+    candidates = (plain, f"{plain}-{digest[:DIGEST_IN_NAME]}")
+    owners = [taken.get(_key(name)) or _owner(cohort, name) for name in candidates]
+    if digest in owners:
+        folder = candidates[owners.index(digest)]
+    else:
+        folder = candidates[owners.index(None)] if None in owners else candidates[-1]
+    return Filing(folder, file_name(slide.location), digest)
+
+
+def _owner(cohort: Cohort, name: str) -> str | None:
+    """Return the digest of the slide that a folder belongs to; None if it is nobody's."""
+    folder = cohort.out / name
+    summary = read_summary(folder)
+    if summary is not None:
+        return summary.provenance.slide.digest
+    noted = recall(folder)
+    if noted is not None:
+        return noted.outcome.slide_digest
+    try:
+        return str(TileStore(cohort.config.store.path(folder)).tiling["slide"]["digest"])
+    except StoreError:
+        return None
+
+
+def _key(folder: str) -> str:
+    """Names that some file systems take for one."""
+    return unicodedata.normalize("NFC", folder).casefold()
