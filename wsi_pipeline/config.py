@@ -10,9 +10,12 @@ from wsi_pipeline.engine import EngineConfig
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.grid import GridConfig
+from wsi_pipeline.inbox import InboxConfig
 from wsi_pipeline.naming import Names
 from wsi_pipeline.overlay import OverlayConfig
-from wsi_pipeline.slide import Backend
+from wsi_pipeline.readers import Backend
+from wsi_pipeline.store import StoreConfig
+from wsi_pipeline.supervise import CrewConfig
 from wsi_pipeline.tissue import TissueConfig
 from wsi_pipeline.validation import load_yaml, problems
 
@@ -28,6 +31,10 @@ class SlideConfig(BaseModel):
     """Overrides what files say of their level-0 pixel size, in µm."""
 
 
+NOT_DECIDING = {"workers", "store", "cluster", "crew", "inbox", "digest_cache"}
+"""What says where and how the work is done, and not what comes out of it."""
+
+
 class ScoreConfig(BaseModel):
     """All that decides what `wsi score` does with a slide, apart from the bundle."""
 
@@ -41,15 +48,23 @@ class ScoreConfig(BaseModel):
     min_coverage: float = Field(default=0.9, ge=0, le=1)
     """Share of the tissue that must have been scored for a slide-level figure to be given."""
     names: Names = "file"
-    """What outputs call a slide: by its file's name, or by a pseudonym from its bytes ("digest")."""
+    """What outputs call a slide: its file's name, or a pseudonym from its bytes ("digest")."""
     keep_tiles: bool = False
     """Whether the tiles' pixels stay in the store after scoring (half a megabyte each)."""
     workers: int = Field(default=max(1, (os.cpu_count() or 1)), ge=1)
     """Threads that read the slide; does not change any result."""
+    store: StoreConfig = StoreConfig()
+    cluster: str | None = Field(default=None, pattern=r"^(tcp|tls|ucx|ws|wss)://[^@/]+$")
+    """Address of a Dask scheduler whose workers read and score; None is this machine alone."""
+    inbox: InboxConfig = InboxConfig()
+    crew: CrewConfig = CrewConfig()
+    digest_cache: Path | None = None
+    """Where nights keep the digests of slides that they have read, with the slides' file names;
+    None is a hidden file in the output folder, or none at all with `names` "digest"."""
 
     def deciding(self) -> dict[str, Any]:
         """Return all that can change a result, as JSON."""
-        return self.model_dump(mode="json", exclude={"workers", "crew", "inbox", "digest_cache"})
+        return self.model_dump(mode="json", exclude=NOT_DECIDING)
 
     @classmethod
     def resolve(

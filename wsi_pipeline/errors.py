@@ -29,6 +29,10 @@ class StoreError(WsiError):
     """A tile store is damaged, is in use, or belongs to another slide or configuration."""
 
 
+class ClusterError(WsiError):
+    """The Dask cluster does not answer, has no workers, or its machines are not fit for the run."""
+
+
 class BundleError(WsiError):
     """A model bundle is missing, incomplete, or does not fit what is asked of it."""
 

@@ -4,7 +4,7 @@ Outputs, in a folder named after the slide (`summary.json` comes last: its prese
 slide is finished, and a run that finds it with its own digest has nothing to do)::
 
     tissue.png, tissue-outline.png, thumbnail.png
-    tiles.zarr                              the store; resumed after a kill
+    tiles.zarr                              the store, here or where `store.root` says
     cellularity.ome.tiff, overlay.tif, overlay.png, legend.png
     tiles.geojson, tiles.parquet
     summary.json
@@ -29,6 +29,8 @@ from pydantic import ValidationError
 
 import wsi_pipeline
 from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import TorchEngine
 from wsi_pipeline.errors import ConfigError, OutputError, StoreError, TissueError, WsiError
@@ -70,8 +72,10 @@ Progress = Callable[[int, int], None]
 ModelSlot = Callable[[], AbstractContextManager[object]]
 """Entered while a slide uses the model, for those who score several slides on one device."""
 
+Engine = TorchEngine | Cluster
+"""A model, here or on a cluster."""
+
 SUMMARY = "summary.json"
-STORE = "tiles.zarr"
 
 OUTPUT_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -83,10 +87,22 @@ def _silent(_done: int, _total: int) -> None:
     """Report no progress."""
 
 
+def start_engine(bundle: ModelBundle, config: ScoreConfig) -> Engine:
+    """Make a model ready, on this machine or on the cluster that the configuration names.
+
+    Raises:
+        WsiError: if it cannot be run there.
+
+    """
+    if config.cluster is None:
+        return TorchEngine(bundle, config.engine)
+    return Cluster(bundle, config.engine, config.cluster)
+
+
 def score_slide(
     location: str | Path,
     out: Path,
-    engine: TorchEngine,
+    engine: Engine,
     config: ScoreConfig,
     progress: Progress = _silent,
     *,
@@ -98,7 +114,7 @@ def score_slide(
     Args:
         location: the slide's path or fsspec URL.
         out: the folder that gets one folder per slide.
-        engine: the model.
+        engine: the model, as `start_engine` gives it.
         config: everything else.
         progress: told as tiles are scored.
         filing: what the slide is called; None leaves it to the configuration.
@@ -137,7 +153,7 @@ def score_slide(
                 summary = _refused(error, mask, slide, provenance, config)
             else:
                 store = open_store(folder, grid, tiling, config)
-                _fill_and_score(slide, store, engine, config, progress, model_slot)
+                _fill_and_score(location, slide, store, engine, config, progress, model_slot)
                 with stage("outputs"):
                     write_outputs(folder, store, config, slide)
                     summary = _summary_of(store, mask, slide, provenance, config)
@@ -217,7 +233,7 @@ def open_store(
     """Make the store, or open the one that an earlier run left off in."""
     log.info("%d of %d tiles hold tissue", len(grid), grid.n_candidates)
     return TileStore.create_or_resume(
-        folder / STORE, grid, tile_px=config.grid.tile_px, tiling=tiling
+        config.store.path(folder), grid, tile_px=config.grid.tile_px, tiling=tiling
     )
 
 
@@ -297,7 +313,7 @@ def tiling_identity(slide: Slide, config: ScoreConfig, digest: str | None = None
     }
 
 
-def scoring_identity(engine: TorchEngine) -> dict[str, Any]:
+def scoring_identity(engine: Engine) -> dict[str, Any]:
     """Return all that decides the scores of given tiles; its digest is that of the scores.
 
     The precision and the kind of device belong to it: bfloat16 moves scores by about 0.01.
@@ -318,14 +334,15 @@ def scoring_identity(engine: TorchEngine) -> dict[str, Any]:
 
 
 def _fill_and_score(
+    location: str | Path,
     slide: Slide,
     store: TileStore,
-    engine: TorchEngine,
+    engine: Engine,
     config: ScoreConfig,
     progress: Progress,
     model_slot: ModelSlot,
 ) -> None:
-    """Read, store and score what is left, all three at once."""
+    """Read, store and score what is left, here or on a cluster."""
     store.begin_scoring(scoring_identity(engine), len(engine.bundle.card.architecture.classes))
     before = store.n_scored
     if before:
@@ -337,26 +354,44 @@ def _fill_and_score(
 
     start = time.perf_counter()
     with stage("tiling and scoring"):
-        for _ in range(PASSES):
-            # Reading starts before the model is free: another slide may still be using it.
-            with (
-                tile_slide(
-                    slide, store, tile_px=config.grid.tile_px, workers=config.workers
-                ) as shards,
-                model_slot(),
-            ):
-                score_shards(store, engine, shards, report)
-            if store.is_scored:
-                break
-        else:
-            raise StoreError(
-                f"{store.path}: pixels were damaged on disk {PASSES} times over. Check the disk."
+        if isinstance(engine, Cluster):
+            engine.score(
+                location,
+                store,
+                tile_px=config.grid.tile_px,
+                keep_pixels=config.keep_tiles,
+                on_scored=report,
             )
+        else:
+            _fill_and_score_here(slide, store, engine, config, report, model_slot)
     seconds = time.perf_counter() - start
     scored = store.n_scored - before
     log.info("%d tiles scored, %.2f tiles/s", scored, scored / seconds)
     if slide.repaired_reads:
         log.warning("%d reads succeeded only at a second try", slide.repaired_reads)
+
+
+def _fill_and_score_here(
+    slide: Slide,
+    store: TileStore,
+    engine: TorchEngine,
+    config: ScoreConfig,
+    report: Callable[[int], None],
+    model_slot: ModelSlot,
+) -> None:
+    """Read, store and score what is left, all three at once."""
+    for _ in range(PASSES):
+        # Reading starts before the model is free: another slide may still be using it.
+        with (
+            tile_slide(slide, store, tile_px=config.grid.tile_px, workers=config.workers) as shards,
+            model_slot(),
+        ):
+            score_shards(store, engine, shards, report)
+        if store.is_scored:
+            return
+    raise StoreError(
+        f"{store.path}: pixels were damaged on disk {PASSES} times over. Check the disk."
+    )
 
 
 def _open(location: str | Path, filing: Filing, config: ScoreConfig) -> Slide:
@@ -375,8 +410,7 @@ def _called(filing: Filing, location: str | Path) -> Iterator[None]:
         message = without_name(str(error), str(location), filing)
         if message == str(error):
             raise
-        # Without its cause, which knows the slide by its own name.
-        raise type(error)(message) from None
+        raise type(error)(message) from error.__cause__
 
 
 def _provenance(tiling: dict[str, Any], scoring: dict[str, Any], config: ScoreConfig) -> Provenance:
@@ -447,7 +481,7 @@ def _refused(
     return summary.model_copy(update={"reason": str(error)})
 
 
-def _require_fit(engine: TorchEngine, config: ScoreConfig) -> None:
+def _require_fit(engine: Engine, config: ScoreConfig) -> None:
     """Raise if tiles would not be what the model was trained on."""
     card, grid = engine.bundle.card, config.grid
     if (grid.mpp, grid.tile_px) != (card.mpp, card.tile_px):

@@ -58,7 +58,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from upath import UPath
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 from zarr.storage import FsspecStore
@@ -66,6 +66,7 @@ from zarr.storage import FsspecStore
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.grid import TileGrid
+from wsi_pipeline.slide_files import is_url
 from wsi_pipeline.tiles import TileTable
 
 SCHEMA_VERSION = 1
@@ -89,11 +90,21 @@ StorePath = Path | UPath
 class StoreConfig(BaseModel):
     """Where tiles are kept while a slide is being scored, and scores for ever."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     root: str | None = None
     """A folder or fsspec URL that gets one folder per slide; None is the output folder. Give each
     output folder a root of its own: its lock guards the stores too."""
+
+    @field_validator("root")
+    @classmethod
+    def _without_credentials(cls, root: str | None) -> str | None:
+        if root is not None:
+            try:
+                store_path(root)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return root
 
     def path(self, folder: Path) -> StorePath:
         """Return where the store of a slide is, given its folder of outputs.
@@ -164,7 +175,7 @@ def store_path(location: str | Path) -> StorePath:
 
     """
     address = str(location)
-    if "://" not in address:
+    if not is_url(address):
         return Path(location)
     parts = urlsplit(address)
     if parts.username is not None or parts.password is not None:
@@ -439,6 +450,15 @@ class TileStore:
                 f"on disk ({error})."
             ) from error
 
+    def read_shard(self, shard: slice, readable: NDArray[np.bool_]) -> ShardPixels:
+        """Read all that tiling has stored of a shard; see `read_pixels`."""
+        return ShardPixels(
+            rgb=self.read_pixels(shard),
+            blur=np.asarray(self._array("blur")[shard], np.float32),
+            pen=np.asarray(self._array("pen")[shard], np.float32),
+            readable=readable,
+        )
+
     def forget_pixels(self, shard: slice) -> None:
         """Mark the tiles of a shard as pending, so that they are read again."""
         self._commit(shard, np.full(shard.stop - shard.start, TileState.PENDING))
@@ -468,9 +488,15 @@ class TileStore:
         self._commit(shard, np.where(scored, TileState.SCORED, self._state[shard]))
 
     def commit_whole(
-        self, shard: slice, pixels: ShardPixels, scores: Scores, *, keep_pixels: bool
+        self, shard: slice, pixels: ShardPixels, scores: Scores | None, *, keep_pixels: bool
     ) -> NDArray[np.uint8]:
-        """Store all of a shard at once: what was measured, the readable tiles' scores, the pixels.
+        """Store all of a shard at once: what was measured, the scores and, if wanted, the pixels.
+
+        Args:
+            shard: the tiles.
+            pixels: of all of them.
+            scores: of those that are readable; None if none is.
+            keep_pixels: whether the pixels are stored too.
 
         Returns:
             its `TileState`, uint8 [n].
@@ -479,7 +505,8 @@ class TileStore:
         if keep_pixels:
             self._write("rgb", shard, pixels.rgb)
         self._write_measures(shard, pixels)
-        self._write_scores(shard, pixels.readable, scores)
+        if scores is not None:
+            self._write_scores(shard, pixels.readable, scores)
         state = np.where(pixels.readable, TileState.SCORED, TileState.UNREADABLE).astype(np.uint8)
         self._commit(shard, state)
         return state

@@ -15,7 +15,7 @@ from dask.base import compute
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.grid import TileGrid
 from wsi_pipeline.slide import Slide
@@ -44,6 +44,9 @@ def read_shard(slide: Slide, grid: TileGrid, shard: slice, tile_px: int) -> Shar
     for row, index in enumerate(range(shard.start, shard.stop)):
         try:
             rgb[row] = read_tile(slide, grid, index, tile_px)
+        except SlideUnavailableError:
+            # The drive is away: nothing is known of the tile, and nothing is to be stored.
+            raise
         except SlideError as error:
             log.warning("A tile is left out. %s", error)
             readable[row] = False

@@ -1,0 +1,32 @@
+"""What is sent over a Dask cluster: names and numbers, without what it takes to act on them.
+
+The scheduler has to import what it passes on. This module spares it torch and all else that only
+workers need.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A shard of a slide. Dask logs what fails: where the slide lies, and its name, stay out."""
+
+    start: int
+    stop: int
+    job: str = field(repr=False)
+    """A `wsi_pipeline.cluster_worker.Job` as JSON."""
+
+
+def score(task: Task) -> tuple[list[int], float]:
+    """See `wsi_pipeline.cluster_worker.score_shard`."""
+    from wsi_pipeline.cluster_worker import Job, score_shard
+
+    return score_shard(Job.model_validate_json(task.job), task.start, task.stop)
+
+
+def device(engine: str) -> tuple[str, str]:
+    """See `wsi_pipeline.cluster_worker.device_here`; `engine` is an `EngineConfig` as JSON."""
+    from wsi_pipeline.cluster_worker import device_here
+    from wsi_pipeline.engine import EngineConfig
+
+    return device_here(EngineConfig.model_validate_json(engine))

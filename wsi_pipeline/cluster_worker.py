@@ -1,0 +1,228 @@
+"""What a worker of a Dask cluster does with a shard of tiles; see `wsi_pipeline.cluster`."""
+
+import logging
+import socket
+import threading
+import time
+from functools import lru_cache
+from importlib.metadata import version
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.engine import (
+    EngineConfig,
+    Precision,
+    TorchEngine,
+    choose_device,
+    choose_precision,
+)
+from wsi_pipeline.errors import (
+    BundleError,
+    ClusterError,
+    SlideError,
+    SlideUnavailableError,
+    StoreError,
+    WsiError,
+)
+from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.grid import TileGrid
+from wsi_pipeline.readers import Backend
+from wsi_pipeline.slide import Slide
+from wsi_pipeline.store import ShardPixels, TileState, TileStore, store_path
+from wsi_pipeline.tiling import read_shard
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("wsi-pipeline", "torch")
+"""What has to be of one version everywhere, or machines could give different scores."""
+
+
+class Job(BaseModel):
+    """What a worker has to know of a slide.
+
+    Attributes:
+        location: the slide's path or URL.
+        name: what messages call it.
+        backend: the reader that the driver uses.
+        mpp: µm per level-0 pixel.
+        size_bytes: of the slide's files, to tell another file of the same name.
+        store: the store's path or URL.
+        tiling_digest: of the store, and `scoring_digest`, of its scores.
+        tile_px: side of a tile.
+        keep_pixels: whether pixels are stored, beside scores.
+        bundle: the model's location; None is the demonstration of the package.
+        bundle_digest: of the model.
+        engine: how the model is run, nothing left to choose.
+        software: versions of `PACKAGES`.
+
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    location: str
+    name: str
+    backend: Backend
+    mpp: Mpp
+    size_bytes: int
+    store: str
+    tiling_digest: str
+    scoring_digest: str
+    tile_px: int
+    keep_pixels: bool
+    bundle: str | None
+    bundle_digest: str
+    engine: EngineConfig
+    software: tuple[str, ...]
+
+
+def device_here(config: EngineConfig) -> tuple[str, Precision]:
+    """Return the kind of device that this machine would choose, and the precision on it."""
+    device = choose_device(config.device)
+    precision = choose_precision(device) if config.precision == "auto" else config.precision
+    return device.type, precision
+
+
+def software() -> tuple[str, ...]:
+    """Return the versions of `PACKAGES` here."""
+    return tuple(public_version(version(package)) for package in PACKAGES)
+
+
+def public_version(of: str) -> str:
+    """Leave out what tells builds of one version apart, such as torch's "+cpu"."""
+    return of.split("+")[0]
+
+
+def require_same(machine: str, package: str, has: str | None, own: str) -> None:
+    """Raise if a machine has another version of a package, or None, than the driver."""
+    if has != own:
+        raise ClusterError(
+            f"{machine} has {'no' if has is None else 'another'} {package}"
+            f"{'' if has is None else f' ({has})'}, but the run was started with {own}: scores "
+            f"could differ. Install {package}=={own} there and start it again."
+        )
+
+
+def score_shard(job: Job, start: int, stop: int) -> tuple[list[int], float]:
+    """Read, score and commit one shard.
+
+    Returns:
+        the `TileState` of its tiles as committed, and the seconds that it took.
+
+    Raises:
+        WsiError: naming this machine.
+
+    """
+    began = time.perf_counter()
+    try:
+        state = _score_shard(job, slice(start, stop))
+    except WsiError as error:
+        log.warning("Tiles %d to %d of %s: %s", start, stop - 1, job.name, error)
+        raise type(error)(f"On {socket.gethostname()}: {error}") from None
+    return [int(value) for value in state], time.perf_counter() - began
+
+
+def _score_shard(job: Job, shard: slice) -> NDArray[np.uint8]:
+    for package, has, own in zip(PACKAGES, software(), job.software, strict=True):
+        require_same("this worker", package, has, own)
+    with _opening:
+        opened = _opened(job)
+        engine = _engine(job.bundle, job.bundle_digest, job.engine)
+    store = opened.store
+    state = store.committed_state(shard)
+    if (state >= TileState.SCORED).all():
+        return state
+    pixels = _stored_pixels(store, shard, state)
+    keep_pixels = job.keep_pixels and pixels is None
+    if pixels is None:
+        pixels = read_shard(opened.slide, opened.grid, shard, job.tile_px)
+    scores = None
+    if pixels.readable.any():
+        with _model:
+            scores = engine.predict(pixels.rgb[pixels.readable])
+    # A driver may have died and another have begun with other settings, while this was computed.
+    _require_current(job)
+    return store.commit_whole(shard, pixels, scores, keep_pixels=keep_pixels)
+
+
+class _Opened(NamedTuple):
+    """What a worker keeps open of a slide."""
+
+    slide: Slide
+    store: TileStore
+    grid: TileGrid
+
+
+_opening = threading.Lock()
+_model = threading.Lock()
+"""A worker's threads read side by side, and share one model that is run by one at a time."""
+
+
+@lru_cache(maxsize=2)
+def _opened(job: Job) -> _Opened:
+    """Open a slide and its store, and see that they are the driver's."""
+    try:
+        slide = Slide.open(job.location, backend=job.backend, mpp=job.mpp, name=job.name)
+    except SlideUnavailableError:
+        raise
+    except SlideError as error:
+        raise ClusterError(
+            f"the slide cannot be opened as it could where the run was started ({error}) Every "
+            f"worker has to reach it as {job.location}: share the folder, or use an object store."
+        ) from error
+    if slide.size_bytes != job.size_bytes:
+        raise ClusterError(
+            f"{job.location} is another file than where the run was started: {slide.size_bytes:,} "
+            f"bytes and not {job.size_bytes:,}. Share one folder of slides among all machines."
+        )
+    try:
+        store = TileStore(store_path(job.store))
+        _require_current(job)
+    except StoreError as error:
+        raise ClusterError(
+            f"the store is not seen as it was made where the run was started ({error}) Every "
+            f"worker has to reach it as {job.store}: share the folder, or set `store.root` to an "
+            f"object store."
+        ) from error
+    return _Opened(slide, store, store.grid)
+
+
+@lru_cache(maxsize=1)
+def _engine(location: str | None, digest: str, config: EngineConfig) -> TorchEngine:
+    """Load the model, and see that it is the driver's."""
+    try:
+        bundle = ModelBundle.load(DEMO_BUNDLE if location is None else location)
+    except BundleError as error:
+        raise ClusterError(
+            f"the model cannot be loaded as it could where the run was started ({error}) Share "
+            f"its folder, or name one on the hub."
+        ) from error
+    if bundle.digest != digest:
+        raise ClusterError(
+            f"{bundle.source} holds another model than where the run was started. Share one "
+            f"folder of models among all machines."
+        )
+    return TorchEngine(bundle, config)
+
+
+def _require_current(job: Job) -> None:
+    """Raise if the store has become that of other settings, or has gone."""
+    store = TileStore(store_path(job.store))
+    if (store.tiling_digest, store.scoring_digest) != (job.tiling_digest, job.scoring_digest):
+        raise StoreError(
+            f"{job.store}: another run with other settings has taken over the store. Run again."
+        )
+
+
+def _stored_pixels(store: TileStore, shard: slice, state: NDArray[np.uint8]) -> ShardPixels | None:
+    """Return what an earlier run has stored of a shard; None if the slide has to be read."""
+    if (state == TileState.PENDING).any() or not (state == TileState.STORED).any():
+        return None
+    try:
+        return store.read_shard(shard, readable=state == TileState.STORED)
+    except StoreError as error:
+        log.warning("%s They are read from the slide again.", error)
+        return None
