@@ -42,8 +42,8 @@ BLOCK_PX = 2048
 LEAST_BLOCK_PX = 64
 """Side, likewise, of the smallest piece in which the readable parts of a damaged one are sought."""
 
-HOPELESS_AFTER = 1000
-"""Pieces that are tried before a slide of which none can be read is given up."""
+MAX_DAMAGED_BLOCKS = 500
+"""More are not cut up: a slide so damaged is not worth the hours that its outlines would take."""
 
 
 class Slide:
@@ -189,7 +189,7 @@ class Slide:
         level = self.levels[best_level(self.levels, l0_per_px)]
         step = max(1, int(BLOCK_PX * level.downsample / l0_per_px))
         lost: list[Box] = []
-        tried, shown = 0, False
+        shown = False
         blocks = list(_pieces(Box(0, 0, size.width, size.height), step, step))
         while blocks:
             damaged: list[Box] = []
@@ -201,22 +201,26 @@ class Slide:
                     raise
                 except SlideError as error:
                     log.debug("Left white in the thumbnail. %s", error)
-                    least = max(l0_box.width, l0_box.height) <= LEAST_BLOCK_PX * level.downsample
+                    least = max(block.width, block.height) == 1 or (
+                        max(l0_box.width, l0_box.height) <= LEAST_BLOCK_PX * level.downsample
+                    )
                     (lost if least else damaged).append(block)
                 else:
                     picture[block.y : block.bottom, block.x : block.right] = pixels
                     shown = True
-            tried += len(blocks)
-            if not shown and (tried >= HOPELESS_AFTER or not damaged):
-                raise SlideError(
-                    f"{self.name}: not one of its {tried:,} pieces can be decoded. The file is "
-                    f"damaged throughout: copy or scan it again."
-                )
+            if len(damaged) > MAX_DAMAGED_BLOCKS:
+                lost += damaged
+                break
             blocks = [
                 part
                 for block in damaged
                 for part in _pieces(block, -(-block.width // 2), -(-block.height // 2))
             ]
+        if not shown:
+            raise SlideError(
+                f"{self.name}: nothing of it can be decoded. The file is damaged throughout: copy "
+                f"or scan it again."
+            )
         if lost:
             self.unreadable += [self._l0_box(block, l0_per_px) for block in lost]
             log.warning(
