@@ -48,6 +48,7 @@ from wsi_pipeline.overlay import (
     write_overlay_picture,
     write_thumbnail,
 )
+from wsi_pipeline.reachable import AWAY
 from wsi_pipeline.runlog import log_file, stage
 from wsi_pipeline.scoremap import build_score_map
 from wsi_pipeline.slide import MAX_UPSAMPLING_OF_LEVEL, Slide
@@ -76,8 +77,12 @@ Engine = TorchEngine | Cluster
 """A model, here or on a cluster."""
 
 SUMMARY = "summary.json"
+LOCK = ".lock"
 
-OUTPUT_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+OUTPUT_FAULTS = AWAY | {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG
+}  # fmt: skip
+"""What the operating system says of a disk that cannot be written, besides what names a file."""
 
 PASSES = 3
 """Times that pixels damaged on disk are read again from the slide before the run gives up."""
@@ -154,11 +159,13 @@ def score_slide(
             else:
                 store = open_store(folder, grid, tiling, config)
                 _fill_and_score(location, slide, store, engine, config, progress, model_slot)
+                _require_in_place(folder)
                 with stage("outputs"):
                     write_outputs(folder, store, config, slide)
                     summary = _summary_of(store, mask, slide, provenance, config)
                 if not config.keep_tiles:
                     store.drop_pixels()
+        _require_in_place(folder)
         write_summary(folder / SUMMARY, summary)
         log.info("%s in %.1f s", summary.status, time.perf_counter() - start)
         return summary
@@ -498,20 +505,50 @@ def _exclusive(folder: Path) -> Iterator[None]:
 
     Raises:
         StoreError: if another process is at work on the same slide.
+        OutputError: if the folder cannot be written, or is gone at the end.
 
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            yield
+        _refuse_links(folder)
+        with filelock.FileLock(folder / LOCK, timeout=0):
+            try:
+                yield
+            except (OSError, StoreError):
+                _require_in_place(folder)
+                raise
     except filelock.Timeout as error:
         raise StoreError(
             f"{folder}: another run is at work on this slide. Wait for it, or choose another --out."
         ) from error
     except OSError as error:
-        if error.errno not in OUTPUT_FAULTS:
+        named = str(error.filename or "").startswith(str(folder))
+        if not named and error.errno not in OUTPUT_FAULTS:
             raise
+        what = f"{Path(error.filename).name}: {error.strerror}" if named else error.strerror
         raise OutputError(
-            f"{folder}: cannot be written ({error.strerror}). Free space or choose another --out; "
-            f"what is stored so far is kept, and the same command goes on from it."
+            f"{folder}: cannot be written ({what}). Free space, clear the way or choose another "
+            f"--out; what is stored so far is kept, and the same command goes on from it."
         ) from error
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise if results would be written through a link, to wherever it leads."""
+    for path in (folder, *folder.iterdir()):
+        if path.is_symlink():
+            raise OutputError(
+                f"{path}: this is a link, and results are not written through links, which may "
+                f"lead anywhere. Remove it, or choose another --out."
+            )
+
+
+def _require_in_place(folder: Path) -> None:
+    """Raise if the folder was deleted or its drive lost meanwhile.
+
+    To zarr a folder that is missing is one to be made, and a file that is missing holds zeros.
+    """
+    if not (folder / LOCK).exists():
+        raise OutputError(
+            f"{folder}: was moved or deleted, or its drive was lost, while the slide was being "
+            f"scored. Run the same command again once it can be written."
+        )

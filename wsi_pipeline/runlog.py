@@ -5,12 +5,27 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi_pipeline.errors import WsiError
 
 log = logging.getLogger(__name__)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that stops no run, and fills no screen, when its disk is full or gone.
+
+    What the run itself writes fails next, and says so once.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager
@@ -21,7 +36,7 @@ def log_file(path: Path) -> Iterator[None]:
     all there is to say, and else with its traceback.
     """
     package = logging.getLogger("wsi_pipeline")
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setLevel(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     level = package.level

@@ -293,7 +293,11 @@ class TileStore:
             ("inside", grid.inside),
         ):
             array = group.create_array(
-                name, shape=values.shape, chunks=values.shape, dtype=values.dtype
+                name,
+                shape=values.shape,
+                chunks=values.shape,
+                dtype=values.dtype,
+                config={"write_empty_chunks": True},
             )
             array[:] = values
         for name in ("blur", "pen"):
@@ -333,15 +337,14 @@ class TileStore:
                 if store.tiling_digest == digest_of(tiling):
                     return store
                 store.set_aside()
+            elif isinstance(path, Path) and path.exists():
+                # Zarr makes missing folders anew: a store that is deleted under it leaves this.
+                _move(path, _unused(path.with_name(f"{path.stem}-incomplete.zarr")))
             return cls.create(path, grid, tile_px=tile_px, tiling=tiling)
 
     def set_aside(self) -> StorePath:
         """Rename the store after its digest, out of the way of another; return its new path."""
-        aside = self.path.with_name(f"{self.path.stem}-{self.tiling_digest[:12]}.zarr")
-        number = 1
-        while _exists(aside):
-            number += 1
-            aside = aside.with_name(f"{self.path.stem}-{self.tiling_digest[:12]}-{number}.zarr")
+        aside = _unused(self.path.with_name(f"{self.path.stem}-{self.tiling_digest[:12]}.zarr"))
         _move(self.path, aside)
         return aside
 
@@ -366,10 +369,10 @@ class TileStore:
         """The grid that the store was made for."""
         attributes = self._attribute("grid")
         return TileGrid(
-            l0_xy=np.asarray(self._array("l0_xy")[:], np.int64),
-            m_xy=np.asarray(self._array("m_xy")[:], np.int32),
-            tissue=np.asarray(self._array("tissue")[:], np.float32),
-            inside=np.asarray(self._array("inside")[:], np.float32),
+            l0_xy=np.asarray(self._whole("l0_xy"), np.int64),
+            m_xy=np.asarray(self._whole("m_xy"), np.int32),
+            tissue=np.asarray(self._whole("tissue"), np.float32),
+            inside=np.asarray(self._whole("inside"), np.float32),
             m_size=Size(*attributes["m_size"]),
             l0_origin=(attributes["l0_origin"][0], attributes["l0_origin"][1]),
             l0_tile=attributes["l0_tile"],
@@ -518,8 +521,15 @@ class TileStore:
         _remove(self.path / "rgb" / "c")
 
     def table(self) -> TileTable:
-        """Return all that is known of each tile."""
+        """Return all that is known of each tile.
+
+        Raises:
+            StoreError: if the store was deleted or changed since it was opened.
+
+        """
         grid = self.grid
+        if not np.array_equal(self._array("state")[:], self._state):
+            raise self._broken("what was stored of its tiles is gone")
         return TileTable(
             l0_xy=grid.l0_xy,
             m_xy=grid.m_xy,
@@ -582,8 +592,23 @@ class TileStore:
     def _array(self, name: str) -> Any:  # noqa: ANN401 - zarr types items as array or group
         # Opening an array parses its metadata: as long as writing several tiles.
         if name not in self._arrays:
-            self._arrays[name] = self._group[name]
+            try:
+                self._arrays[name] = self._group[name]
+            except (KeyError, ValueError) as error:
+                raise self._broken(f"its array {name} cannot be read: {error}") from error
         return self._arrays[name]
+
+    def _whole(self, name: str) -> Any:  # noqa: ANN401 - zarr's
+        """Read all of an array; to zarr, a file that is missing is one of zeros."""
+        array = self._array(name)
+        if array.nchunks_initialized < array.nchunks:
+            raise self._broken(f"its array {name} is not all there")
+        return array[:]
+
+    def _broken(self, how: str) -> StoreError:
+        return StoreError(
+            f"{self.path}: the store is damaged ({how}). Move it away and score the slide again."
+        )
 
     def _attribute(self, name: str) -> Any:  # noqa: ANN401 - JSON
         return self._group.attrs[name]
@@ -626,7 +651,16 @@ def _answering(path: StorePath) -> Iterator[None]:
 
 def _exists(path: StorePath) -> bool:
     """Whether a store or an array is there, and complete."""
-    return (path if isinstance(path, Path) else path / _ROOT_METADATA).exists()
+    return (path / _ROOT_METADATA).exists()
+
+
+def _unused(path: StorePath) -> StorePath:
+    """Return a path at which there is nothing yet, numbered if need be."""
+    unused, number = path, 1
+    while unused.exists():
+        number += 1
+        unused = path.with_name(f"{path.stem}-{number}.zarr")
+    return unused
 
 
 def _remove(path: StorePath) -> None:
