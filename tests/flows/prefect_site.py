@@ -78,7 +78,7 @@ class Daemon:
 class Site:
     """A Prefect server on a free port of this machine, and all that belongs to it."""
 
-    def __init__(self, home: Path, database: str | None = None, **settings: str) -> None:
+    def __init__(self, home: Path, **settings: str) -> None:
         self.home = home
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -87,8 +87,6 @@ class Site:
         self.env = inherited | {
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": database
-            or f"sqlite+aiosqlite:///{home}/prefect.db",
             "PREFECT_SERVER_API_HOST": "127.0.0.1",
             "PREFECT_SERVER_API_PORT": str(port),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -102,6 +100,9 @@ class Site:
             "OMP_NUM_THREADS": "1",
             **settings,
         }
+        if "PREFECT_SERVER_DATABASE_HOST" not in settings:
+            sqlite = f"sqlite+aiosqlite:///{home}/prefect.db"
+            self.env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = sqlite
         self.api = httpx.Client(base_url=self.env["PREFECT_API_URL"], trust_env=False, timeout=30)
         self._daemons: list[Daemon] = []
 
