@@ -14,7 +14,8 @@ import logging
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,9 +24,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.digest_cache import DigestCache
-from wsi_pipeline.engine import choose_device, choose_precision
+from wsi_pipeline.engine import Precision, choose_device, choose_precision
 from wsi_pipeline.errors import StoreError, WsiError
 from wsi_pipeline.inbox import Inbox, InboxSlide, find_slides
 from wsi_pipeline.messages import Event, Job, Setup
@@ -81,8 +83,8 @@ class Cohort:
         out: the folder that gets one folder per slide.
         bundle: the model, as a path that does not change during the night.
         config: everything else.
-        again: try slides again that have failed for good.
         settings: digest of all that decides the scores of given bytes.
+        again: try slides again that have failed for good.
 
     """
 
@@ -90,15 +92,8 @@ class Cohort:
     out: Path
     bundle: ModelBundle
     config: ScoreConfig
+    settings: str
     again: bool = False
-    settings: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        engine = self.config.engine
-        device = choose_device(engine.device)
-        precision = choose_precision(device) if engine.precision == "auto" else engine.precision
-        settings = _settings(self.bundle.digest, device.type, precision, self.config.deciding())
-        object.__setattr__(self, "settings", settings)
 
     @classmethod
     def prepare(
@@ -107,13 +102,15 @@ class Cohort:
         """Load what can be loaded before the first slide.
 
         Raises:
-            WsiError: if the bundle, the device or the output folder cannot be used.
+            WsiError: if the bundle, the device or the cluster cannot be used.
 
         """
         out = out.absolute()
         out.mkdir(parents=True, exist_ok=True)
         model = ModelBundle.load(DEMO_BUNDLE if bundle is None else bundle)
-        return cls(inbox, out, model, config, again)
+        device, precision = _machine(model, config)
+        settings = _settings(model.digest, device, precision, config.deciding())
+        return cls(inbox, out, model, config, settings, again)
 
     def crew(self) -> Crew:
         """Return the workers that score this night's slides."""
@@ -248,6 +245,8 @@ def known(cohort: Cohort, filing: Filing) -> Outcome | None:
 
 def remember(cohort: Cohort, outcome: Outcome) -> None:
     """Note beside a slide's outputs why there are none; what is not noted is tried again."""
+    if outcome.status == "left":
+        return  # the folder is another run's
     path = cohort.out / outcome.folder / OUTCOME
     try:
         if outcome.summary is not None:
@@ -267,6 +266,16 @@ def recall(folder: Path) -> Remembered | None:
         return Remembered.model_validate_json((folder / OUTCOME).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+
+
+def _machine(bundle: ModelBundle, config: ScoreConfig) -> tuple[str, Precision]:
+    """Return on what kind of device and in what precision slides will be scored."""
+    if config.cluster is not None:
+        with closing(Cluster(bundle, config.engine, config.cluster)) as cluster:
+            return cluster.device.type, cluster.precision
+    device = choose_device(config.engine.device)
+    chosen = config.engine.precision
+    return device.type, choose_precision(device) if chosen == "auto" else chosen
 
 
 def _settings(bundle: str, device: str, precision: str, config: dict[str, Any]) -> str:

@@ -23,10 +23,10 @@ from pydantic import BaseModel
 from wsi_pipeline import outcome, pipeline
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import TorchEngine
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.messages import Ended, Job, Model, Progress, Ready, Setup, Unusable
 from wsi_pipeline.outcome import Outcome
+from wsi_pipeline.pipeline import Engine
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def main() -> None:
     setup = Setup.model_validate_json(next(asked))
     try:
         config = ScoreConfig.model_validate(setup.config)
-        engine = TorchEngine(ModelBundle.load(setup.bundle), config.engine)
+        engine = pipeline.start_engine(ModelBundle.load(setup.bundle), config)
     except WsiError as error:
         _say(answers, Unusable(reason=str(error)))
         return
@@ -54,9 +54,7 @@ def main() -> None:
         _say(answers, Ended(outcome=score(job, setup, engine, config, answers)))
 
 
-def score(
-    job: Job, setup: Setup, engine: TorchEngine, config: ScoreConfig, answers: IO[str]
-) -> Outcome:
+def score(job: Job, setup: Setup, engine: Engine, config: ScoreConfig, answers: IO[str]) -> Outcome:
     """Score one slide; whatever becomes of it is an outcome."""
     start, busy_before = time.perf_counter(), engine.busy_s
     held: list[float] = []
