@@ -47,6 +47,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
@@ -69,7 +70,7 @@ PAGE = "index.html"
 ORDER: tuple[Status, ...] = ("failed", "refused", "scored", "left")
 """What needs a person first."""
 
-LEFT_ORDER = ("failed before", "copying", "duplicate", "done")
+LEFT_ORDER = ("failed before", "in use", "copying", "duplicate", "done")
 
 PICTURES = {
     "scored": ("overlay.png", "tissue-outline.png", "thumbnail.png"),
@@ -256,18 +257,11 @@ def _cell(value: str | float | None) -> str | float | None:
 
 def _page(out: Path, night: Night) -> Iterator[str]:
     """Yield the page's HTML, piece by piece; each slide's picture is read when its row is due."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "duration": _duration}
-    template = environment.from_string(
-        resources.files(wsi_pipeline).joinpath("night.html").read_text("utf-8")
-    )
     outcomes = night.sorted_outcomes()
     by_status = {
         status: [outcome for outcome in outcomes if outcome.status == status] for status in ORDER
     }
-    return template.generate(
+    return _template().generate(
         started=night.started.astimezone(UTC),
         ended=night.ended.astimezone(UTC),
         inbox=night.inbox,
@@ -282,6 +276,16 @@ def _page(out: Path, night: Night) -> Iterator[str]:
         links=lambda outcome: _links(out, outcome),
         href=lambda outcome: _href(out, outcome),
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "duration": _duration}
+    source = resources.files(wsi_pipeline).joinpath("night.html").read_text("utf-8")
+    return environment.from_string(source)
 
 
 def _bundles(outcomes: Sequence[Outcome]) -> list[BundleFacts]:
