@@ -173,7 +173,7 @@ class Site:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=DEADLINE_S,
+            timeout=3 * DEADLINE_S,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

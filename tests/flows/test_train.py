@@ -226,7 +226,7 @@ def test_pictures_that_training_sees_decide_nothing(
 
 def test_all_flows_are_served_under_their_names() -> None:
     served = {f"{deployment.flow_name}/{deployment.name}" for deployment in deployments()}
-    names = ("score-slide", "train-seg", "train-reg", "train-and-promote")
+    names = ("score-slide", "score-cohort", "train-seg", "train-reg", "train-and-promote")
     assert served == {f"{name}/{name}" for name in names}
 
 
