@@ -139,7 +139,9 @@ class Mutator:
         """Where the next directory is said to be."""
         at = self._one_of(self._anatomy.directories)
         (count,) = struct.unpack_from("<H", self.content, at)
-        self._put(at + 2 + 12 * count, "<I", self._one_of((self._odd(), *self._anatomy.directories)))
+        self._put(
+            at + 2 + 12 * count, "<I", self._one_of((self._odd(), *self._anatomy.directories))
+        )
 
     def entry(self) -> None:
         """A tag's code, type, count or value."""
@@ -396,12 +398,15 @@ def main(
         (out / "endings.jsonl").open("w", encoding="utf-8") as endings,
     ):
         task = progress.add_task("mutations", total=mutations * len(paths))
-        for result in fuzz(paths, mutations, seed, workers):
-            results.append(result)
-            endings.write(json.dumps(asdict(result)) + "\n")
-            endings.flush()
-            bugs = sum(result.ending.word in BUGS for result in results)
-            progress.update(task, advance=1, description=f"mutations, {bugs} bugs")
+        try:
+            for result in fuzz(paths, mutations, seed, workers):
+                results.append(result)
+                endings.write(json.dumps(asdict(result)) + "\n")
+                endings.flush()
+                bugs = sum(result.ending.word in BUGS for result in results)
+                progress.update(task, advance=1, description=f"mutations, {bugs} bugs")
+        except KeyboardInterrupt:
+            progress.console.print("Stopped: these are the counts so far.")
     counts = {
         slide: Counter(result.ending.word for result in results if result.slide == slide)
         for slide in sorted({result.slide for result in results})

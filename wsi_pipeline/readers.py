@@ -11,7 +11,7 @@ aside memory for is checked first.
 
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
@@ -62,6 +62,14 @@ class Level:
     downsample: float
 
 
+Rescue = Callable[[int, Box], Rgb]
+"""Reads a box of a level in another way; raises if that fails too."""
+
+
+class LostTileError(ValueError):
+    """A compressed tile cannot be decoded, in another way neither."""
+
+
 class Reader(Protocol):
     """What `Slide` needs of a reading library. Reads stay within the level."""
 
@@ -70,6 +78,8 @@ class Reader(Protocol):
     l0_bounds: Box | None
     mpp_xy: tuple[float, float] | None
     objective_power: float | None
+    rescue: Rescue | None
+    """Asked for the tiles that cannot be decoded, where the library says which they are."""
 
     def read_level(self, level: int, box: Box) -> Rgb:
         """Read whole pixels of one level; raises whatever the library raises."""
@@ -154,6 +164,7 @@ class OpenSlideReader:
     """Reads what OpenSlide reads."""
 
     def __init__(self, location: str) -> None:
+        self.rescue: Rescue | None = None
         self._slide = openslide.OpenSlide(location)
         try:
             self._read_header()
@@ -207,6 +218,8 @@ class TiffSlideReader:
     """Reads TIFFs, by paths and URLs."""
 
     def __init__(self, location: str) -> None:
+        self.rescue: Rescue | None = None
+        self._lost: dict[tuple[int, int], str] = {}
         self._file = ExitStack()
         try:
             # Opened here, since tiffslide hands names to fsspec.
@@ -240,7 +253,7 @@ class TiffSlideReader:
     def read_level(self, level: int, box: Box) -> Rgb:
         """Read whole pixels of one level."""
         if self._tile_pages is not None:
-            return self._read_tiles(self._tile_pages[level], box)
+            return self._read_tiles(level, self._tile_pages[level], box)
         # The library divides by its own downsample and truncates: stay off the rounding edge.
         downsample = self._slide.level_downsamples[level]
         nudge = 1e-6 if downsample > 1 else 0.0
@@ -259,7 +272,7 @@ class TiffSlideReader:
         self._slide.close()
         self._file.close()
 
-    def _read_tiles(self, page: tifffile.TiffPage, box: Box) -> Rgb:
+    def _read_tiles(self, level: int, page: tifffile.TiffPage, box: Box) -> Rgb:
         """Decode the compressed tiles that a region touches.
 
         tiffslide itself would go through zarr's event loop for every tile, which takes twice as
@@ -275,6 +288,7 @@ class TiffSlideReader:
         ]
         recent: dict[tuple[int, int], Rgb | None] = getattr(self._recent, "tiles", {})
         keys = {index: (page.index, index) for index in indices}
+        self._raise_if_lost(keys.values())
         with self._file_lock:
             segments = {
                 index: _bytes_at(page, page.dataoffsets[index], page.databytecounts[index])
@@ -285,18 +299,50 @@ class TiffSlideReader:
         pixels = np.full((box.height, box.width, 3), 255, np.uint8)
         for index in indices:
             key = keys[index]
-            tile = recent[key] if key in recent else _decoded(page, index, segments[index])
+            x, y = index % across * tile_width, index // across * tile_height
+            tile_box = Box(x, y, tile_width, tile_height).intersection(
+                Box(0, 0, page.imagewidth, page.imagelength)
+            )
+            if key in recent:
+                tile = recent[key]
+            else:
+                try:
+                    tile = _decoded(page, index, segments[index])
+                except MemoryError:
+                    raise
+                # Damaged tiles surface as whatever the codec raises.
+                except Exception as error:
+                    if self.rescue is None:
+                        raise
+                    tile = self._rescued(self.rescue, level, key, tile_box, error)
             decoded[key] = tile
             if tile is None:  # never scanned: glass
                 continue
-            x, y = index % across * tile_width, index // across * tile_height
-            tile_box = Box(x, y, tile.shape[1], tile.shape[0])
             part = tile_box.intersection(box)
             pixels[part.y - box.y : part.bottom - box.y, part.x - box.x : part.right - box.x] = (
                 tile[part.y - y : part.bottom - y, part.x - x : part.right - x]
             )
+        self._raise_if_lost(keys.values())
         self._recent.tiles = decoded
         return pixels
+
+    def _rescued(
+        self, rescue: Rescue, level: int, key: tuple[int, int], tile_box: Box, reason: Exception
+    ) -> Rgb | None:
+        """Ask for a damaged tile elsewhere; None, and it is noted, if it is lost."""
+        try:
+            return rescue(level, tile_box)
+        except Exception as error:
+            if is_away(error):
+                raise
+            self._lost[key] = one_line(reason)
+            return None
+
+    def _raise_if_lost(self, keys: Iterable[tuple[int, int]]) -> None:
+        """Raise for tiles that are known to be lost: nobody is asked for them again."""
+        for key in keys if self._lost else ():
+            if key in self._lost:
+                raise LostTileError(f"tile {key[1]} of its directory {key[0]}: {self._lost[key]}")
 
 
 READERS: dict[str, Callable[[str], Reader]] = {

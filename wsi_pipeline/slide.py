@@ -23,6 +23,7 @@ from wsi_pipeline.readers import (
     READERS,
     Backend,
     Level,
+    LostTileError,
     Reader,
     Rgb,
     SharedReader,
@@ -75,7 +76,8 @@ class Slide:
     ) -> None:
         self._location = location
         self._found = found
-        self._reader = SharedReader(lambda: READERS[backend](location), reader)
+        reader.rescue = self._rescued
+        self._reader = SharedReader(self._reopened, reader)
         self._other = SharedReader(self._opened_by_other)
         self._lock = threading.Lock()
         self.repaired_reads = 0
@@ -290,6 +292,9 @@ class Slide:
         for reader in (self._reader, self._reader, self._other):
             try:
                 pixels = reader.read_level(index, box)
+            except LostTileError as error:  # the other reader was asked for it
+                errors.append(error)
+                break
             # Damaged tiles surface as whatever the decoder at hand raises, without a common root.
             except Exception as error:  # noqa: BLE001
                 log.debug("%s: level %d %s: %s", self.name, index, box, error)
@@ -305,6 +310,18 @@ class Slide:
             f"cannot be decoded ({one_line(errors[0])}). The file is damaged there: copy or scan "
             f"it again."
         ) from errors[0]
+
+    def _rescued(self, index: int, box: Box) -> Rgb:
+        """Read with the other reader what the one in use finds damaged."""
+        pixels = self._other.read_level(index, box)
+        with self._lock:
+            self.repaired_reads += 1
+        return pixels
+
+    def _reopened(self) -> Reader:
+        reader: Reader = READERS[self.backend](self._location)
+        reader.rescue = self._rescued
+        return reader
 
     def _opened_by_other(self) -> Reader:
         other = "tiffslide" if self.backend == "openslide" else "openslide"
