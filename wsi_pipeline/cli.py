@@ -347,30 +347,30 @@ def _bars() -> Progress:
 def _progress(name: str) -> Iterator[Advance]:
     """Show one slide's bar; yield what moves it."""
     with _bars() as bars:
-        yield _bar(bars, name)
+        task = bars.add_task(escape(name), total=None)
 
+        def advance(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
 
-def _bar(bars: Progress, name: str) -> Advance:
-    """Add a slide's bar; return what moves it."""
-    task = bars.add_task(escape(name), total=None)
-
-    def advance(done: int, total: int) -> None:
-        bars.update(task, completed=done, total=total)
-
-    return advance
+        yield advance
 
 
 def _followed(bars: Progress, attempt: Attempt, job: Job) -> Outcome:
-    """Score a slide of a night under a bar of its own."""
-    advance = _bar(bars, job.filing.name)
+    """Score a slide of a night under a bar of its own, which its outcome replaces."""
+    task = bars.add_task(escape(job.filing.name), total=None)
 
     def moved(event: Event) -> None:
         if isinstance(event, messages.Progress):
-            advance(event.done, event.total)
+            bars.update(task, completed=event.done, total=event.total)
 
     outcome = attempt(job, moved)
-    if outcome.status != "scored":
-        bars.console.print(f"[bold red]{outcome.status}:[/] {escape(outcome.reason)}")
+    bars.remove_task(task)
+    how = "green" if outcome.status == "scored" else "bold red"
+    bars.console.print(
+        f"[{how}]{outcome.status}[/] {escape(outcome.reason or outcome.name)}",
+        highlight=False,
+        soft_wrap=True,
+    )
     return outcome
 
 
@@ -406,7 +406,7 @@ def _show_night(night: Night) -> None:
     table = Table()
     for heading in ("slide", "outcome", "cellularity of the tissue", "why"):
         table.add_column(heading, overflow="fold")
-    for outcome in night.outcomes:
+    for outcome in night.sorted_outcomes():
         summary = outcome.summary
         figure = summary.cellularity if summary is not None else None
         table.add_row(

@@ -139,6 +139,29 @@ def test_a_coarse_slide_needs_leave_to_be_enlarged(wsi, make_slide, tissue):
     assert wsi("score", slide, "--allow-upsampling")[0] == 0
 
 
+def test_a_night_by_hand(wsi, make_slide, tissue, tmp_path, tiny_bundle):
+    inbox, config = tmp_path / "inbox", tmp_path / "night.yaml"
+    inbox.mkdir()
+    make_slide(tissue, name="a.tif").rename(inbox / "a.tif")
+    (inbox / "letter.svs").write_text("Dear colleague")
+    settings = yaml.safe_load((tmp_path / "score.yaml").read_text())
+    config.write_text(yaml.safe_dump(settings | {"inbox": {"quiet_s": 0, "look_again_s": 0}}))
+    options = ["--out", tmp_path / "out", "--config", config, "--bundle", tiny_bundle]
+
+    code, out, err = wsi("cohort", inbox, replaced=options)
+    assert code == 1
+    assert [line for line in err if line.startswith("failed ")] == [
+        line for line in err if "letter.svs: this is not a slide" in line
+    ]
+    assert "│ a.tif │ scored │" in out
+    assert (tmp_path / "out" / "a" / "cellularity.ome.tiff").is_file()
+    assert list((tmp_path / "out" / "nights").glob("*/index.html"))
+
+    code, out, err = wsi("cohort", inbox, replaced=options)
+    assert (code, errors_of(err)) == (0, [])  # what failed for good is known, and no news
+    assert "│ a.tif │ left │" in out
+
+
 def test_inspect(wsi, make_slide, tissue):
     slide = make_slide(tissue, downsamples=(4,), name="a.tif")
     code, out, err = wsi("inspect", slide)
