@@ -657,7 +657,8 @@ def _exists(path: StorePath) -> bool:
 def _unused(path: StorePath) -> StorePath:
     """Return a path at which there is nothing yet, numbered if need be."""
     unused, number = path, 1
-    while unused.exists():
+    # Objects without root metadata are the copy of a store that was killed: it is made again.
+    while unused.exists() if isinstance(unused, Path) else _exists(unused):
         number += 1
         unused = path.with_name(f"{path.stem}-{number}.zarr")
     return unused
@@ -669,9 +670,10 @@ def _remove(path: StorePath) -> None:
         if path.exists():
             shutil.rmtree(path)
         return
-    (path / _ROOT_METADATA).unlink(missing_ok=True)
-    if path.fs.exists(path.path):
-        path.fs.rm(path.path, recursive=True)
+    root = (path / _ROOT_METADATA).path
+    # One by one: a deletion of many takes names for patterns.
+    for file in sorted(path.fs.find(path.path), key=lambda file: file != root):
+        path.fs.rm_file(file)
 
 
 def _move(source: StorePath, target: StorePath) -> None:
