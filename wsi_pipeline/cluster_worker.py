@@ -121,8 +121,11 @@ def score_shard(job: Job, start: int, stop: int) -> tuple[list[int], float]:
         state = _score_shard(job, slice(start, stop))
     except WsiError as error:
         log.warning("Tiles %d to %d of %s: %s", start, stop - 1, job.name, error)
-        raise type(error)(f"On {socket.gethostname()}: {error}") from None
-    return [int(value) for value in state], time.perf_counter() - began
+        met = error
+    else:
+        return [int(value) for value in state], time.perf_counter() - began
+    # Out here, without the errors that led to it: not all of them can be sent.
+    raise type(met)(f"On {socket.gethostname()}: {met}")
 
 
 def _score_shard(job: Job, shard: slice) -> NDArray[np.uint8]:
