@@ -38,7 +38,6 @@ from flows.run_log import run_log
 from wsi_pipeline import pipeline
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import TorchEngine
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.naming import file_slide
 from wsi_pipeline.summary import SlideSummary
@@ -91,7 +90,7 @@ def score_slide(
             summary = pipeline.score_slide(
                 slide,
                 folder.parent,
-                TorchEngine(model, settings.engine),
+                pipeline.start_engine(model, settings),
                 settings,
                 ScoringProgress(folder.name),
                 filing=filing,
