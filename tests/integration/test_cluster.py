@@ -331,6 +331,7 @@ def test_without_workers_a_run_ends(
     with pytest.raises(ClusterError, match=r"without workers for 2 s.*kept"):
         score_slide(larger_slide, tmp_path / "out", engine, config, kill)
 
+    monkeypatch.setattr(cluster, "WORKERS_S", 60)
     site.start_worker()
     calls = []
 
