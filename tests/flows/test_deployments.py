@@ -18,6 +18,8 @@ NIGHT = "score-cohort/score-cohort"
 SCORING = {"score-slide", "score-cohort"}
 TRAINING = {"train-seg", "train-reg", "train-and-promote"}
 
+POOL = ("work-pool", "create", "wsi", "--type", "process", "--overwrite")
+
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
@@ -34,7 +36,7 @@ def deploy(tmp_path: Path) -> Callable[[Site], None]:
             "WSI_OUT": str(tmp_path / "results"),
             "WSI_TIME_ZONE": "Europe/Berlin",
         }
-        site.prefect("work-pool", "create", "wsi", "--type", "process")
+        site.prefect(*POOL)
         site.prefect("deploy", "--all", folder=ROOT)
 
     return do
@@ -43,6 +45,7 @@ def deploy(tmp_path: Path) -> Callable[[Site], None]:
 def test_all_is_deployed_and_nothing_without_its_folders(
     site: Site, deploy: Callable[[Site], None], tmp_path: Path
 ) -> None:
+    site.prefect(*POOL)
     with pytest.raises(AssertionError, match=r"WSI_WORK:\s+is\s+not\s+set"):
         site.prefect("deploy", "--all", folder=ROOT)
     deploy(site)
