@@ -243,12 +243,18 @@ class TiffSlideReader:
         self._tile_pages = _tile_pages(series, properties)
         self._file_lock = threading.Lock()
         self._recent = threading.local()
-        probe = self._slide.read_region((0, 0), 0, (1, 1), as_array=True)
-        if probe.dtype != np.uint8 or probe.shape[-1] not in (3, 4):
+        dtype, channels = self._pixel_type(series)
+        if dtype != np.uint8 or channels not in (3, 4):
             raise SlideError(
-                f"{location}: its pixels are {probe.dtype} with {probe.shape[-1]} channel(s), but "
-                f"a brightfield slide has 8-bit RGB. Export it as RGB."
+                f"{location}: its pixels are {dtype} with {channels} channel(s), but a brightfield "
+                f"slide has 8-bit RGB. Export it as RGB."
             )
+
+    def _pixel_type(self, series: tifffile.TiffPageSeries) -> tuple[Any, int]:
+        if self._tile_pages is not None:  # not read: the first tile may be damaged
+            return series.dtype, self._tile_pages[0].samplesperpixel
+        probe = self._slide.read_region((0, 0), 0, (1, 1), as_array=True)
+        return probe.dtype, probe.shape[-1]
 
     def read_level(self, level: int, box: Box) -> Rgb:
         """Read whole pixels of one level."""

@@ -43,7 +43,7 @@ BLOCK_PX = 2048
 LEAST_BLOCK_PX = 64
 """Side, likewise, of the smallest piece in which the readable parts of a damaged one are sought."""
 
-MAX_DAMAGED_BLOCKS = 500
+MAX_DAMAGED_BLOCKS = 200
 """More are not cut up: a slide so damaged is not worth the hours that its outlines would take."""
 
 
