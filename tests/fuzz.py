@@ -28,6 +28,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.trial import BUGS, DAMAGED, OK, Child, Ending
 from wsi_pipeline.geometry import Box
 
+DATA = Path(os.environ.get("WSI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+SLIDES = DATA / "slides"
 WITHOUT_MPP = {"tcga-cr-7395-01a-01-ts1.svs": 0.5}
 SUFFIXES = {".svs", ".tif", ".tiff"}
 ODD_NUMBERS = (
@@ -309,7 +311,7 @@ def fuzz(
                         scratch, WITHOUT_MPP.get(path.name), tuple(mutator.l0_boxes[:3])
                     )
                     results.put(Result(path.name, seed, number, tuple(mutator.steps), ending))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised by the consumer
             results.put(error)
         finally:
             scratch.unlink(missing_ok=True)
@@ -358,10 +360,7 @@ def table(results: list[Result]) -> str:
 
 
 def main(
-    slides: Annotated[Path, typer.Option(help="Folder of real TIFF slides.")] = Path(
-        os.environ.get("WSI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")
-    )
-    / "slides",
+    slides: Annotated[Path, typer.Option(help="Folder of real TIFF slides.")] = SLIDES,
     mutations: Annotated[int, typer.Option(help="Of each slide.")] = 2000,
     seed: int = 0,
     workers: Annotated[int, typer.Option(help="Child processes.")] = 2,

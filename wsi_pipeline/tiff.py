@@ -36,6 +36,7 @@ STRIP_OFFSETS, STRIP_COUNTS = 273, 279
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
 SUB_DIRECTORIES = 330
+NDPI = 65420
 
 _DTYPES = {1: "u1", 3: "u2", 4: "u4", 5: "u4", 13: "u4", 16: "u8", 18: "u8"}
 """numpy's names of the number types that the tags above may have; a rational is two numbers."""
@@ -135,10 +136,19 @@ def _layout(source: _Source) -> _Layout | None:
     version = struct.unpack(order + "H", source.read(2, 2))[0]
     if version not in (42, 43):
         return None
-    # Hamamatsu writes files of any size as classic TIFF, with offsets of its own making.
-    if version == 42 and source.size >= 1 << 32:
-        return None
-    return _Layout(order, big=version == 43)
+    layout = _Layout(order, big=version == 43)
+    return None if version == 42 and _is_large_ndpi(source, layout) else layout
+
+
+def _is_large_ndpi(source: _Source, classic: _Layout) -> bool:
+    """Tell Hamamatsu's files over 4 GiB: classic TIFF, with offsets of its own making."""
+    if source.size < 1 << 32:
+        return False
+    low, high = (classic.offset(source.read(at, 4)) for at in (4, 8))
+    if high and (high << 32) + low < source.size:
+        return True
+    tags, _ = _directory(source, classic, low)
+    return NDPI in tags
 
 
 def _directories(source: _Source, layout: _Layout) -> Iterator[Mapping[int, _Tag]]:
