@@ -12,7 +12,7 @@ aside memory for is checked first.
 import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal, Protocol
@@ -100,14 +100,17 @@ class SharedReader:
     A spent reader closes as soon as the last thread that reads from it has left it.
     """
 
-    def __init__(self, open_it: Callable[[], Reader], opened: Reader | None = None) -> None:
+    def __init__(self, open_it: Callable[[], Reader], opened: Reader) -> None:
         self._open = open_it
         self._lock = threading.Lock()
-        self._lease = _Lease(opened) if opened is not None else None
-        self._useless = ""
+        self._lease: _Lease | None = _Lease(opened)
+        self._closed = False
 
     def read_level(self, level: int, box: Box) -> Rgb:
-        """Read whole pixels of one level; raises whatever the library raises."""
+        """Read whole pixels of one level; raises whatever the library raises.
+
+        The error may be another thread's, which has spent the reader: see `read_alone`.
+        """
         lease = self._taken()
         try:
             return lease.reader.read_level(level, box)
@@ -118,26 +121,26 @@ class SharedReader:
         finally:
             self._give_back(lease)
 
+    def read_alone(self, level: int, box: Box) -> Rgb:
+        """Read with a reader of this read's own: an error is its own, too."""
+        with closing(self._open()) as reader:
+            return reader.read_level(level, box)
+
     def close(self) -> None:
         """Close the file, once nobody reads from it any more; reads fail from then on."""
         with self._lock:
             lease, self._lease = self._lease, None
-            self._useless = "the slide is closed"
+            self._closed = True
             idle = lease is not None and not lease.users
         if lease is not None and idle:
             lease.reader.close()
 
     def _taken(self) -> "_Lease":
         with self._lock:
-            if self._useless:
-                raise ValueError(self._useless)
+            if self._closed:
+                raise ValueError("the slide is closed")
             if self._lease is None:
-                try:
-                    self._lease = _Lease(self._open())
-                except Exception as error:
-                    if not is_away(error):
-                        self._useless = one_line(error)  # nor will the next read open it
-                    raise
+                self._lease = _Lease(self._open())
             self._lease.users += 1
             return self._lease
 

@@ -7,7 +7,7 @@ are decided here; `wsi_pipeline.readers` decodes.
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -78,7 +78,7 @@ class Slide:
         self._found = found
         reader.rescue = self._rescued
         self._reader = SharedReader(self._reopened, reader)
-        self._other = SharedReader(self._opened_by_other)
+        self._no_other = ""
         self._lock = threading.Lock()
         self.repaired_reads = 0
         self.unreadable: list[Box] = []
@@ -273,7 +273,6 @@ class Slide:
     def close(self) -> None:
         """Close the file; reads fail from then on."""
         self._reader.close()
-        self._other.close()
 
     def __enter__(self) -> Self:
         return self
@@ -289,9 +288,9 @@ class Slide:
     def _read_level(self, index: int, box: Box) -> Rgb:
         """Read whole pixels of one level: once more if it fails, then with the other reader."""
         errors: list[Exception] = []
-        for reader in (self._reader, self._reader, self._other):
+        for read in (self._reader.read_level, self._reader.read_alone, self._read_by_other):
             try:
-                pixels = reader.read_level(index, box)
+                pixels = read(index, box)
             except LostTileError as error:  # the other reader was asked for it
                 errors.append(error)
                 break
@@ -313,10 +312,23 @@ class Slide:
 
     def _rescued(self, index: int, box: Box) -> Rgb:
         """Read with the other reader what the one in use finds damaged."""
-        pixels = self._other.read_level(index, box)
+        pixels = self._read_by_other(index, box)
         with self._lock:
             self.repaired_reads += 1
         return pixels
+
+    def _read_by_other(self, index: int, box: Box) -> Rgb:
+        """Read with a reader of the other kind, opened for this read: an error is its own."""
+        if self._no_other:
+            raise ValueError(self._no_other)
+        try:
+            reader = self._opened_by_other()
+        except Exception as error:
+            if not is_away(error):
+                self._no_other = one_line(error)  # nor will the next read open it
+            raise
+        with closing(reader):
+            return reader.read_level(index, box)
 
     def _reopened(self) -> Reader:
         reader: Reader = READERS[self.backend](self._location)
