@@ -1,11 +1,17 @@
 """Every bad slide of `tests.bad_slides` ends in the word that its table says, and says why."""
 
+import errno
 import re
 
 import pytest
 
 from tests.bad_slides import DAMAGES, OTHERS, good_slide
 from tests.trial import OK, Child
+from wsi_pipeline import readers
+from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.engine import EngineConfig, TorchEngine
+from wsi_pipeline.errors import SlideUnavailableError, WsiError
+from wsi_pipeline.pipeline import score_slide
 
 LIMIT_S = 20.0
 LIMIT_MIB = 700
@@ -55,3 +61,76 @@ def test_made_from_a_generated_slide(case, generated, tmp_path, child):
 )
 def test_made_from_a_real_slide(case, slides_dir, tmp_path, child):
     require(case, slides_dir / REAL, tmp_path, child)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_bundle):
+    config = EngineConfig(device="cpu", precision="float32", batch_size=4)
+    return TorchEngine(ModelBundle.load(tiny_bundle), config)
+
+
+@pytest.fixture
+def config(tiny_config):
+    """A quarter of the tiles."""
+    grid = tiny_config.grid.model_copy(update={"stride_px": 128})
+    return tiny_config.model_copy(update={"grid": grid})
+
+
+PIPELINE = {
+    "a tile of zeros": "refused",  # one tile in sixteen is too much for a coverage of 90 %
+    "flipped bits at a tile's end": "scored",
+    "no level but the first": "scored",
+    "non-ASCII name": "scored",
+    "name of 255 bytes": "scored",
+    "one tile of tissue": "scored",
+    "all white": "refused",
+    "all pen": "refused",
+    "truncated at 50 %": "SlideError",
+    "all tiles of zeros": "SlideError",
+    "directories in a circle": "SlideError",
+    "named pipe": "SlideError",
+    "no mpp": "MppError",
+    "mpp against the tags": "MppError",
+}
+
+
+@pytest.mark.parametrize("name", PIPELINE)
+def test_scored_refused_or_failed(name, generated, tmp_path, engine, config):
+    """The whole way, with a model: a figure, or a word of why there is none, and no half output."""
+    case = next(case for case in (*DAMAGES, *OTHERS) if case.name == name)
+    slide = case.make(generated, tmp_path)
+    expected, out = PIPELINE[name], tmp_path / "out"
+    if expected.endswith("Error"):
+        with pytest.raises(WsiError) as error:
+            score_slide(slide, out, engine, config)
+        assert type(error.value).__name__ == expected
+        assert not list(out.glob("*/summary.json"))
+    else:
+        summary = score_slide(slide, out, engine, config)
+        assert summary.status == expected
+        assert (summary.cellularity is None) == (expected == "refused")
+        assert bool(summary.reason) == (expected == "refused")
+
+
+def test_a_slide_that_goes_away_is_gone_on_with(generated, tmp_path, engine, config, monkeypatch):
+    """Not a tile is taken for damaged, and the outputs are those of an undisturbed run."""
+    whole = score_slide(generated, tmp_path / "whole", engine, config)
+    reads = []
+
+    def away(page, offset, count):
+        reads.append(offset)
+        if len(reads) > 60:
+            raise OSError(errno.EIO, "Input/output error")
+        return bytes_at(page, offset, count)
+
+    bytes_at = readers._bytes_at
+    monkeypatch.setattr(readers, "_bytes_at", away)
+    monkeypatch.setattr(readers.OpenSlideReader, "__init__", away)
+    with pytest.raises(SlideUnavailableError, match="cannot be reached now"):
+        score_slide(generated, tmp_path / "out", engine, config)
+    assert len(reads) > 60
+    assert not list((tmp_path / "out").glob("*/summary.json"))
+    monkeypatch.undo()
+    again = score_slide(generated, tmp_path / "out", engine, config)
+    assert again == whole
+    assert again.tiles.unreadable == 0
