@@ -319,15 +319,16 @@ def _expand(slides: list[str]) -> list[str]:
             )
         paths += inside
     paths = list(dict.fromkeys(paths))
-    by_folder: dict[Path, str] = {}
+    by_folder: dict[str, str] = {}
     for path in paths:
-        folder = slide_folder(path, Path())
-        if folder in by_folder:
+        folder = slide_folder(path, Path()).name
+        # Many file systems take names that differ in case alone for one.
+        if other := by_folder.get(folder.casefold()):
             raise ConfigError(
-                f"{by_folder[folder]} and {path} would share the output folder {folder}. "
+                f"{other} and {path} would share the output folder {folder}. "
                 f"Score them into different --out folders."
             )
-        by_folder[folder] = path
+        by_folder[folder.casefold()] = path
     return paths
 
 

@@ -5,14 +5,25 @@ File names of slides often carry a patient's name or number. Where that must not
 slide has the same one everywhere, and nobody can go back from it who does not have the slide.
 """
 
+import re
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
+from unicodedata import normalize
 
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.locations import require_no_secret
 from wsi_pipeline.slide_files import content_digest, files_of
 
 Names = Literal["file", "digest"]
+
+MAX_FOLDER_BYTES = 143
+"""The longest name that encrypted shares of network drives take (eCryptfs); others take 255."""
+
+_FORBIDDEN = frozenset('<>:"/\\|?*')
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+"""What Windows takes for a device, whatever the suffix."""
 
 PSEUDONYM_DIGITS = 16
 """64 bits: among a million slides, two share a pseudonym with a chance of 3 in 10⁸."""
@@ -41,6 +52,7 @@ def file_slide(location: str, names: Names) -> Filing:
         SlideError: if the name cannot be a folder's, or the slide cannot be read.
 
     """
+    require_no_secret(location)
     if names == "file":
         return Filing(slide_folder(location, Path()).name, file_name(location))
     digest = content_digest(files_of(location))
@@ -53,20 +65,37 @@ def pseudonym(digest: str) -> str:
 
 
 def file_name(location: str) -> str:
-    """Return the last part of a path or URL."""
-    return location.rsplit("/", 1)[-1]
+    """Return the last part of a path or URL, fit to be shown: on one line, and in UTF-8."""
+    return "".join(
+        letter if letter.isprintable() else "\ufffd" for letter in location.rsplit("/", 1)[-1]
+    )
 
 
 def slide_folder(location: str | Path, out: Path) -> Path:
     """Return the folder of a slide's outputs: its file's name without the suffix, below `out`.
 
+    The name is one that all common file systems take. One that has to be changed for it gets a
+    digest of the file's name, so that no two slides come to share a folder by it.
+
     Raises:
-        SlideError: if nothing is left of the name.
+        SlideError: if nothing is left of the name, or the location is a URL that holds a secret.
 
     """
-    name = Path(file_name(str(location))).stem.strip(". ")
+    require_no_secret(str(location))
+    own = str(location).rsplit("/", 1)[-1]
+    # macOS decomposes letters: the same name must give the same folder everywhere.
+    stem = normalize("NFC", Path(own).stem)
+    name = "".join(
+        "_" if letter in _FORBIDDEN or not letter.isprintable() else letter for letter in stem
+    ).strip(". ")
     if not name:
         raise SlideError(f"{location}: a slide needs a name to file its results under.")
+    if _RESERVED.fullmatch(name):
+        name = f"_{name}"
+    if name != stem or len(name.encode()) > MAX_FOLDER_BYTES:
+        digest = sha256(own.encode(errors="surrogateescape")).hexdigest()[:8]
+        room = name.encode()[: MAX_FOLDER_BYTES - len(digest) - 1]
+        name = f"{room.decode(errors='ignore').strip('. ')}-{digest}"
     return out / name
 
 

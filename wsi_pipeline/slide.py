@@ -17,6 +17,7 @@ import numpy as np
 
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Box, Mpp, Size
+from wsi_pipeline.locations import require_no_secret
 from wsi_pipeline.mpp import DISAGREEMENT, MppSources, isotropic, referee_mpp
 from wsi_pipeline.reachable import Footprint, footprint, is_away, one_line, unavailable
 from wsi_pipeline.readers import (
@@ -116,6 +117,7 @@ class Slide:
 
         """
         where = str(location)
+        require_no_secret(where)
         called = name or Path(where).name
         found = footprint(where)
         tags_mpp = _checked_tiff(where, found)
