@@ -118,7 +118,7 @@ def tile_grid(
         (l0_top - l0_bounds.y) * mask.shape[0] / l0_bounds.height,
         l0_tile * mask.shape[1] / l0_bounds.width,
         l0_tile * mask.shape[0] / l0_bounds.height,
-    )
+    ).astype(np.float32)  # as stored, so that what is kept agrees with what is said of it
     m_row, m_column = np.nonzero(tissue >= max(config.min_tissue, LEAST_TISSUE))
     if not len(m_row):
         raise TissueError(
@@ -128,7 +128,7 @@ def tile_grid(
     return TileGrid(
         l0_xy=np.column_stack([l0_left[m_column], l0_top[m_row]]),
         m_xy=np.column_stack([m_column, m_row]).astype(np.int32),
-        tissue=tissue[m_row, m_column].astype(np.float32),
+        tissue=tissue[m_row, m_column],
         inside=inside[m_row, m_column].astype(np.float32),
         m_size=Size(
             steps_to_cover(l0_bounds.width, l0_stride, l0_stride),

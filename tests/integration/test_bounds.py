@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsi_pipeline import slide as slide_module
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.engine import TorchEngine
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.heatmap import read_cellularity
 from wsi_pipeline.pipeline import score_slide
+from wsi_pipeline.readers import READERS, TiffSlideReader
 from wsi_pipeline.tiles import read_parquet
 
 OFFSET = (700, 301)
@@ -33,12 +33,12 @@ def both(make_slide, section, tmp_path, tiny_bundle, tiny_config, monkeypatch):
     around[y : y + height, x : x + width] = section.rgb
     bounded = make_slide(around, name="bounded.tif")
 
-    class Bounded(slide_module._TiffSlideReader):
+    class Bounded(TiffSlideReader):
         def __init__(self, location):
             super().__init__(location)
             self.l0_bounds = Box(x, y, width, height)
 
-    monkeypatch.setitem(slide_module._READERS, "tiffslide", Bounded)
+    monkeypatch.setitem(READERS, "tiffslide", Bounded)
     score_slide(bounded, tmp_path / "out", engine, tiny_config)
     return [tmp_path / "out" / name for name in ("plain", "bounded")]
 
