@@ -241,6 +241,8 @@ class TiffSlideReader:
         self.mpp_xy = _positive_pair(properties["tiffslide.mpp-x"], properties["tiffslide.mpp-y"])
         self.objective_power = _positive(properties["tiffslide.objective-power"])
         series = self._slide.ts_tifffile.series[properties["tiffslide.series-index"]]
+        if self.vendor == "generic-tiff":
+            _require_largest(series, self._slide.ts_tifffile.series, location)
         for level in series.levels:
             _guard(level.keyframe, location)
         self._tile_pages = _tile_pages(series, properties)
@@ -393,6 +395,24 @@ def _candidates(location: str, backend: Backend) -> tuple[str, ...]:
     if openslide.OpenSlide.detect_format(location) in TIFFSLIDE_VENDORS:
         return ("tiffslide", "openslide")
     return ("openslide", "tiffslide")
+
+
+def _require_largest(
+    series: tifffile.TiffPageSeries, pictures: Sequence[tifffile.TiffPageSeries], location: str
+) -> None:
+    """Raise if a TIFF that says nothing of its pictures has a larger one than the one to be read.
+
+    The first is taken for the slide. Where it is the label, a patient's name would be copied.
+    """
+    height, width = series.keyframe.imagelength, series.keyframe.imagewidth
+    for picture in pictures:
+        other = picture.keyframe
+        if other.imagelength * other.imagewidth > height * width:
+            raise SlideError(
+                f"{location}: its first picture has {width:,} × {height:,} px and another one "
+                f"{other.imagewidth:,} × {other.imagelength:,}: the first may be the label. "
+                f"Export the slide alone, or as the first."
+            )
 
 
 def _tile_pages(
