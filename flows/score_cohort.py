@@ -9,6 +9,7 @@ a night that was cut short goes on with the next run. How task runs and the nigh
 type       name
 ========== ========== ============================================================================
 COMPLETED  Scored     the slide is scored
+COMPLETED  Left       another run is at work on the slide
 FAILED     Refused    all worked as meant, but the slide gives no figure; see `wsi_pipeline.outcome`
 FAILED     Failed     of a slide: it is damaged, or something broke
 COMPLETED  Completed  no slide of the night failed
@@ -155,6 +156,8 @@ def _submitted(
         kept.append(outcome)
         if outcome.status == "scored" and outcome.summary is not None:
             return Completed(name="Scored", message=headline(outcome.summary))
+        if outcome.status == "left":
+            return Completed(name="Left", message=outcome.reason)
         if outcome.traceback is not None:
             get_run_logger().error("%s", outcome.traceback)
         name = "Refused" if outcome.status == "refused" else "Failed"

@@ -3,20 +3,17 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import tifffile
 import torch
 from numpy.typing import NDArray
 
+from tests.made import config_of_tiny, save_tiny_bundle, write_slide
 from training.synthetic import Patch, generate_region
-from wsi_pipeline.bundle import ModelBundle, ModelCard
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import EngineConfig
-from wsi_pipeline.grid import GridConfig
-from wsi_pipeline.network import Architecture, build_network
 
 # Tests run side by side: one core each.
 torch.set_num_threads(1)
@@ -51,38 +48,10 @@ SlideMaker = Callable[..., Path]
 
 @pytest.fixture
 def make_slide(tmp_path: Path) -> SlideMaker:
-    """Write a pyramidal, tiled TIFF that both readers open; by default losslessly."""
+    """Write slides into the test's folder; see `tests.made.write_slide`."""
 
-    def make(
-        rgb: NDArray[np.uint8],
-        *,
-        mpp: float | None = 0.5,
-        downsamples: tuple[int, ...] = (),
-        name: str = "slide.tif",
-        compression: str | None = "deflate",
-        tile: int = 256,
-    ) -> Path:
-        path = tmp_path / name
-        with tifffile.TiffWriter(path) as tiff:
-            for downsample in (1, *downsamples):
-                height, width = rgb.shape[0] // downsample, rgb.shape[1] // downsample
-                level = (
-                    rgb
-                    if downsample == 1
-                    else cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-                )
-                density = None if mpp is None else 1e4 / (mpp * downsample)
-                tiff.write(
-                    level,
-                    tile=(tile, tile),
-                    photometric="rgb",
-                    compression=compression,
-                    resolution=(density, density) if density else None,
-                    resolutionunit="CENTIMETER" if density else "NONE",
-                    subfiletype=0 if downsample == 1 else 1,
-                    metadata=None,
-                )
-        return path
+    def make(rgb: NDArray[np.uint8], *, name: str = "slide.tif", **options: Any) -> Path:
+        return write_slide(tmp_path / name, rgb, **options)
 
     return make
 
@@ -113,31 +82,11 @@ def section() -> Patch:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A guided network with random weights for tiles of 64 px: fast, but a bundle like any."""
-    torch.manual_seed(0)
-    architecture = Architecture(
-        segmentation_backbone="tf_efficientnet_lite0", regression_backbone="resnet18"
-    )
-    card = ModelCard(
-        name="tiny",
-        version="1",
-        architecture=architecture,
-        tile_px=64,
-        trained_on="Nothing: its weights are random.",
-        licence="Apache-2.0",
-        intended_use="Tests.",
-        limitations="Its scores mean nothing.",
-    )
-    folder = tmp_path_factory.mktemp("bundles") / "tiny"
-    ModelBundle.of(build_network(architecture), card).save(folder)
-    return folder
+    """See `tests.made.save_tiny_bundle`."""
+    return save_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
 @pytest.fixture
 def tiny_config() -> ScoreConfig:
-    """Fits `tiny_bundle`; float32, so that any machine gives the same scores."""
-    return ScoreConfig(
-        grid=GridConfig(tile_px=64, stride_px=64),
-        engine=EngineConfig(device="cpu", precision="float32", batch_size=4),
-        workers=2,
-    )
+    """See `tests.made.config_of_tiny`."""
+    return config_of_tiny()

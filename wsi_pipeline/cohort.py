@@ -220,6 +220,7 @@ def plan(cohort: Cohort, on_left: OnOutcome) -> Iterator[Job]:
             if done is None:
                 yield Job(location=slide.location, filing=filing)
             else:
+                remember(cohort, done)  # the night that scored it may have been killed before that
                 on_left(done)
 
 
@@ -245,13 +246,13 @@ def known(cohort: Cohort, filing: Filing) -> Outcome | None:
 
 def remember(cohort: Cohort, outcome: Outcome) -> None:
     """Note beside a slide's outputs why there are none; what is not noted is tried again."""
-    if outcome.status == "left":
-        return  # the folder is another run's
     path = cohort.out / outcome.folder / OUTCOME
     try:
         if outcome.summary is not None:
             path.unlink(missing_ok=True)
             return
+        if outcome.status == "left":
+            return  # an older note stays, and the folder may be another run's now
         path.parent.mkdir(exist_ok=True)
         note = Remembered(settings=cohort.settings, outcome=outcome)
         with atomic_path(path) as partial:

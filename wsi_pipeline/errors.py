@@ -26,7 +26,11 @@ class CoverageError(WsiError):
 
 
 class StoreError(WsiError):
-    """A tile store is damaged, is in use, or belongs to another slide or configuration."""
+    """A tile store is damaged, or belongs to another slide or configuration."""
+
+
+class InUseError(WsiError):
+    """Another run is at work on the same slide, with the same output folder."""
 
 
 class ClusterError(WsiError):

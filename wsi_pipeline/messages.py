@@ -1,7 +1,7 @@
 """What a supervisor and its workers say to each other: JSON lines over a worker's pipes.
 
-The supervisor says `Setup` once and then `Job` after `Job`; the worker answers with events, of which
-`Ready` comes first and `Ended` is the last of each job.
+The supervisor says `Setup` once and then `Job` after `Job`; the worker answers with events, of
+which `Ready` comes first and `Ended` is the last of each job.
 """
 
 from pathlib import Path

@@ -7,7 +7,8 @@ scored    there is a figure and a heatmap
 refused   all worked as meant, and the slide itself gives no figure: no pixel size, no tissue, too
           little of it readable. The reason says what a person can do
 failed    the file is damaged, or something broke; the others were not held up
-left      nothing was to be done: still being copied, done before, the same slide as another
+left      nothing was to be done: still being copied, done before, the same slide as another, or
+          another run is at work on it
 ========= =======================================================================================
 """
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from wsi_pipeline.errors import (
     CoverageError,
+    InUseError,
     MppError,
     OutputError,
     SlideError,
@@ -90,6 +92,9 @@ def of_error(filing: Filing, location: str, error: Exception) -> Outcome:
 
     The traceback is kept of what nobody foresaw: errors of ours say all there is to say.
     """
+    if isinstance(error, InUseError):
+        found = left(filing, "in use", without_name(str(error), location, filing))
+        return found.model_copy(update={"retry": retry_after(error)})
     foreseen = isinstance(error, WsiError)
     trace = None if foreseen else "".join(traceback.format_exception(error))
     reason = str(error) if foreseen else f"{type(error).__name__}: {error}"
@@ -123,6 +128,8 @@ def retry_after(error: Exception) -> Retry:
     match error:
         case SlideUnavailableError() | ConnectionError() | TimeoutError():
             return "now"
+        case InUseError():
+            return "now"  # the other run may have ended by the time all others are scored
         case SlideError(__cause__=FileNotFoundError()):
             return "now"  # it was there when the inbox was looked into
         case SlideError(__cause__=OSError()):

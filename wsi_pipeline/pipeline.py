@@ -33,7 +33,14 @@ from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import TorchEngine
-from wsi_pipeline.errors import ConfigError, OutputError, StoreError, TissueError, WsiError
+from wsi_pipeline.errors import (
+    ConfigError,
+    InUseError,
+    OutputError,
+    StoreError,
+    TissueError,
+    WsiError,
+)
 from wsi_pipeline.geojson import write_geojson
 from wsi_pipeline.geometry import Box, Mpp
 from wsi_pipeline.grid import TileGrid, mask_area_mm2, tile_grid
@@ -83,6 +90,10 @@ OUTPUT_FAULTS = AWAY | {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG
 }  # fmt: skip
 """What the operating system says of a disk that cannot be written, besides what names a file."""
+
+ORPHAN_S = 10.0
+"""Scoring processes whose night was killed end by themselves, mostly within a second: the next
+night waits for them, and not for a run that is well."""
 
 PASSES = 3
 """Times that pixels damaged on disk are read again from the slide before the run gives up."""
@@ -504,21 +515,21 @@ def _exclusive(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; a lock left by a dead process is no lock.
 
     Raises:
-        StoreError: if another process is at work on the same slide.
+        InUseError: if another process is at work on the same slide, and does not end soon.
         OutputError: if the folder cannot be written, or is gone at the end.
 
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_links(folder)
-        with filelock.FileLock(folder / LOCK, timeout=0):
+        with filelock.FileLock(folder / LOCK, timeout=ORPHAN_S):
             try:
                 yield
             except (OSError, StoreError):
                 _require_in_place(folder)
                 raise
     except filelock.Timeout as error:
-        raise StoreError(
+        raise InUseError(
             f"{folder}: another run is at work on this slide. Wait for it, or choose another --out."
         ) from error
     except OSError as error:

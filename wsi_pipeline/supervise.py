@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 WATCH_EVERY_S = 1.0
 LAST_WORDS_BYTES = 16_000
 GIVEN_UP_AFTER_S = 10.0
+KILLED = {-signal.SIGKILL, -signal.SIGTERM}
+"""By a person, or by a kernel that is short of memory: no fault of the model."""
 
 
 class CrewConfig(BaseModel):
@@ -116,6 +118,7 @@ class Worker:
 
         Raises:
             ConfigError: if it cannot.
+            BrokenPipeError: if it was killed.
 
         """
         if self._process is not None and self._process.poll() is None:
@@ -139,6 +142,8 @@ class Worker:
             self.stop()
             raise ConfigError(first.reason)
         if first is None:
+            if self._process.wait(GIVEN_UP_AFTER_S) in KILLED:
+                raise BrokenPipeError
             words = self._last_words()
             self.stop()
             raise ConfigError(f"The process that scores slides does not start: {words}")

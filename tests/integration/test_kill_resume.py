@@ -14,20 +14,17 @@ from collections import Counter
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 import yaml
-import zarr
 
+from tests.outputs import MIDDLE, assert_same, stage_of
 from wsi_pipeline import cli
-from wsi_pipeline.store import TileState, TileStore
+from wsi_pipeline.store import TileStore
 
 log = logging.getLogger(__name__)
 
 KILLS = 12
 KILLS_IN_ONE_FOLDER = 5
-NOT_COMPARED = {"run.log", ".lock"}
-MIDDLE = {"half tiled", "half scored"}
 KILL = "seed %d: killed after %.2f of %.2f s: %s, %d tiles scored"
 
 
@@ -74,41 +71,6 @@ def run(server, command, monkeypatch, caplog):
         return time.perf_counter() - start
 
     return run
-
-
-def stage_of(folder: Path) -> tuple[str, int]:
-    """Say what a killed run was at, and how many tiles it had scored."""
-    if (folder / "summary.json").exists():
-        return "finished", 0
-    if not (folder / "tiles.zarr").exists():
-        return "before the store", 0
-    store = TileStore(folder / "tiles.zarr")
-    state = np.concatenate([store.state(shard) for shard in store.shards])
-    if (state == TileState.PENDING).all():
-        return "empty store", 0
-    if (state == TileState.PENDING).any():
-        return "half tiled", store.n_scored
-    return ("outputs" if store.is_scored else "half scored"), store.n_scored
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in NOT_COMPARED
-    }
-
-
-def assert_same(folder: Path, whole: Path) -> None:
-    """Compare all files byte by byte; first the stores' arrays, which say more if they differ."""
-    group, expected = (zarr.open_group(at / "tiles.zarr", mode="r") for at in (folder, whole))
-    assert dict(group.attrs) == dict(expected.attrs)
-    assert set(group.array_keys()) == set(expected.array_keys())
-    for name, array in expected.arrays():
-        np.testing.assert_array_equal(group[name][:], array[:], err_msg=name)
-    files, expected_files = files_of(folder), files_of(whole)
-    assert files.keys() == expected_files.keys()
-    assert [name for name in files if files[name] != expected_files[name]] == []
 
 
 def test_a_killed_run_goes_on_to_the_same_end(run, tmp_path):

@@ -12,7 +12,13 @@ from PIL import Image
 
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.engine import TorchEngine
-from wsi_pipeline.errors import ConfigError, MppError, OutputError, SlideError, StoreError
+from wsi_pipeline.errors import (
+    ConfigError,
+    InUseError,
+    MppError,
+    OutputError,
+    SlideError,
+)
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.heatmap import read_cellularity
 from wsi_pipeline.naming import slide_folder
@@ -214,7 +220,7 @@ def test_two_runs_on_one_slide(slide_path, tmp_path, engine, tiny_config):
     folder.mkdir(parents=True)
     with (
         filelock.FileLock(folder / ".lock"),
-        pytest.raises(StoreError, match="another run is at work"),
+        pytest.raises(InUseError, match="another run is at work"),
     ):
         score_slide(slide_path, tmp_path / "out", engine, tiny_config)
     assert score_slide(slide_path, tmp_path / "out", engine, tiny_config).status == "scored"

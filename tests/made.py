@@ -1,0 +1,76 @@
+"""What tests make on the spot: small slides, and a model that is fast and means nothing."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+import torch
+from numpy.typing import NDArray
+
+from wsi_pipeline.bundle import ModelBundle, ModelCard
+from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.engine import EngineConfig
+from wsi_pipeline.grid import GridConfig
+from wsi_pipeline.network import Architecture, build_network
+
+
+def write_slide(
+    path: Path,
+    rgb: NDArray[np.uint8],
+    *,
+    mpp: float | None = 0.5,
+    downsamples: tuple[int, ...] = (),
+    compression: str | None = "deflate",
+    tile: int = 256,
+) -> Path:
+    """Write a pyramidal, tiled TIFF that both readers open; by default losslessly."""
+    with tifffile.TiffWriter(path) as tiff:
+        for downsample in (1, *downsamples):
+            height, width = rgb.shape[0] // downsample, rgb.shape[1] // downsample
+            level = (
+                rgb
+                if downsample == 1
+                else cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+            )
+            density = None if mpp is None else 1e4 / (mpp * downsample)
+            tiff.write(
+                level,
+                tile=(tile, tile),
+                photometric="rgb",
+                compression=compression,
+                resolution=(density, density) if density else None,
+                resolutionunit="CENTIMETER" if density else "NONE",
+                subfiletype=0 if downsample == 1 else 1,
+                metadata=None,
+            )
+    return path
+
+
+def save_tiny_bundle(folder: Path) -> Path:
+    """A guided network with random weights for tiles of 64 px: fast, but a bundle like any."""
+    torch.manual_seed(0)
+    architecture = Architecture(
+        segmentation_backbone="tf_efficientnet_lite0", regression_backbone="resnet18"
+    )
+    card = ModelCard(
+        name="tiny",
+        version="1",
+        architecture=architecture,
+        tile_px=64,
+        trained_on="Nothing: its weights are random.",
+        licence="Apache-2.0",
+        intended_use="Tests.",
+        limitations="Its scores mean nothing.",
+    )
+    ModelBundle.of(build_network(architecture), card).save(folder)
+    return folder
+
+
+def config_of_tiny() -> ScoreConfig:
+    """Fits the tiny bundle; float32, so that any machine gives the same scores."""
+    return ScoreConfig(
+        grid=GridConfig(tile_px=64, stride_px=64),
+        engine=EngineConfig(device="cpu", precision="float32", batch_size=4),
+        workers=2,
+    )
