@@ -120,12 +120,8 @@ class Child:
                 elif _resident_bytes(self._process.pid) > self._limit_bytes:
                     word = MEMORY
         seconds = time.monotonic() - start
-        if word == HANG:  # faulthandler writes down where it hangs
-            self._process.kill() if not self._process.is_alive() else os.kill(
-                self._process.pid, signal.SIGABRT
-            )
-        elif word == MEMORY:
-            os.kill(self._process.pid, signal.SIGABRT)
+        if word != CRASH:
+            os.kill(self._process.pid, signal.SIGABRT)  # faulthandler writes down where it is
         self._process.join(10)
         code = self._process.exitcode
         self._stop()

@@ -4,12 +4,14 @@ The words themselves are not compared: they may move with the libraries' version
 *is* may not, or no finding could be repeated.
 """
 
+import os
+import signal
 from collections import Counter
 
 import pytest
 
 from tests.fuzz import dissect, fuzz, mutated
-from tests.trial import BUGS, DAMAGED, OK, Child
+from tests.trial import BUGS, CRASH, DAMAGED, HANG, MEMORY, OK, Child
 
 pytestmark = pytest.mark.slides
 
@@ -30,9 +32,9 @@ def require_no_bugs(results):
 
 
 def test_some_mutations(slides_dir):
-    results = list(fuzz([slides_dir / name for name in SLIDES], 50, seed=7, workers=2, child=child))
+    results = list(fuzz([slides_dir / name for name in SLIDES], 40, seed=7, workers=2, child=child))
     words = require_no_bugs(results)
-    assert len(results) == 50 * len(SLIDES)
+    assert len(results) == 40 * len(SLIDES)
     for word in (OK, DAMAGED, "SlideError"):
         assert words[word] > 10
     assert all("\n" not in result.ending.message for result in results)
@@ -54,3 +56,21 @@ def test_a_mutation_follows_from_its_number(slides_dir):
     assert one.content == again.content != other.content
     assert one.steps == again.steps
     assert one.l0_boxes == again.l0_boxes
+
+
+@pytest.mark.parametrize(
+    ("limits", "word"), [({"limit_s": 0.0}, HANG), ({"limit_bytes": 1}, MEMORY)]
+)
+def test_a_child_that_is_over_its_limit_is_replaced(slides_dir, limits, word):
+    with Child(**limits) as victim:
+        for _ in range(2):
+            assert victim.attempt(slides_dir / "her2st-b4.tif").word == word
+
+
+def test_a_child_that_dies_is_replaced(slides_dir):
+    with Child() as victim:
+        path = slides_dir / "her2st-b4.tif"
+        assert victim.attempt(path).word == OK
+        os.kill(victim._process.pid, signal.SIGSEGV)
+        assert victim.attempt(path).word == CRASH
+        assert victim.attempt(path).word == OK
