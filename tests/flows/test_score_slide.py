@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -128,3 +129,25 @@ def test_a_slide_without_tissue_is_refused(
     artifacts = served.artifacts(run_id)
     assert artifacts["image"]["key"] == "tissue-glass"
     assert f"Not scored. {summary['reason']}" in artifacts["markdown"]["data"]
+
+
+def listening(root: psutil.Process) -> set[str]:
+    """Addresses at which a process or a descendant accepts connections, UDP too."""
+    return {
+        f"{connection.laddr.ip}:{connection.laddr.port}"
+        for process in (root, *root.children(recursive=True))
+        for connection in process.net_connections("inet")
+        if connection.status in {psutil.CONN_LISTEN, psutil.CONN_NONE} and connection.laddr
+    }
+
+
+def test_what_runs_listens_on_loopback_alone(served: Site) -> None:
+    at = {}
+    for process in psutil.Process().children(recursive=True):
+        command = " ".join(process.cmdline())
+        if "prefect server start" in command or "flows.serve" in command:
+            at.setdefault("flows.serve" if "flows.serve" in command else "server", process)
+    port = served.env["PREFECT_SERVER_API_PORT"]
+    assert listening(at["server"]) == {f"127.0.0.1:{port}"}
+    # Prefect's runner has a channel to its runs, which ask for entry with a token.
+    assert {address.rpartition(":")[0] for address in listening(at["flows.serve"])} <= {"127.0.0.1"}

@@ -188,6 +188,23 @@ def test_pages_and_reports_do_not_show_them_either(scored, tmp_path):
         assert word not in page
 
 
+def test_a_pseudonym_hides_the_name_of_the_file(engine, config, section, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    name = "MUSTERMANN-ERIKA-H26"
+    path = write_aperio(tmp_path / f"{name}.svs", section.rgb[256:768, 256:768], with_patient=False)
+    hidden = config.model_copy(update={"names": "digest"})
+    score_slide(path, tmp_path / "out", engine, hidden)
+    damaged = tmp_path / f"{name}-damaged.svs"
+    damaged.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(WsiError) as caught:
+        score_slide(damaged, tmp_path / "out", engine, hidden)
+    folders = sorted(folder.name for folder in (tmp_path / "out").iterdir())
+    assert all(folder.startswith("slide-") for folder in folders)
+    assert_says_nothing(tmp_path / "out", name)
+    assert name not in caplog.text
+    assert name not in str(caught.value)
+
+
 @pytest.mark.slides
 def test_the_label_of_a_real_slide_stays_in_it(slides_dir, engine, config, tmp_path):
     path = slides_dir / "cmu-1-small-region.svs"

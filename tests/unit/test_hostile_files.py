@@ -1,7 +1,7 @@
-"""Bundles and configurations that somebody made to run code, reach out or fill the memory.
+"""Bundles, configurations and stores that somebody made to run code, reach out or fill the memory.
 
-Bundles are downloaded, and configurations are passed around: none of them may do more than be
-refused. `tests/unit/test_bundle.py` has the bundles that are damaged without intent.
+Bundles are downloaded, and the others are passed around: none may do more than be refused.
+`tests/unit/test_bundle.py` has the bundles that are damaged without intent.
 """
 
 import json
@@ -13,12 +13,18 @@ import struct
 import time
 from pathlib import Path
 
+import numcodecs
+import numpy as np
 import pytest
 import timm
+import zarr
 
 from wsi_pipeline.bundle import MAX_CARD_BYTES, ModelBundle
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.errors import BundleError, ConfigError
+from wsi_pipeline.errors import BundleError, ConfigError, StoreError
+from wsi_pipeline.geometry import Size
+from wsi_pipeline.grid import TileGrid
+from wsi_pipeline.store import TileStore
 
 
 class Trap:
@@ -212,3 +218,57 @@ def test_a_configuration_of_a_billion_laughs_is_refused_at_once(tmp_path):
     with pytest.raises(ConfigError, match="workers"):
         ScoreConfig.resolve(path)
     assert time.perf_counter() - start < 5
+
+
+@pytest.fixture
+def store(tmp_path):
+    n = 8
+    grid = TileGrid(
+        l0_xy=np.zeros((n, 2), np.int64),
+        m_xy=np.zeros((n, 2), np.int32),
+        tissue=np.ones(n, np.float32),
+        inside=np.ones(n, np.float32),
+        m_size=Size(4, 2),
+        l0_origin=(0, 0),
+        l0_tile=64.0,
+        l0_stride=64.0,
+        n_candidates=n,
+    )
+    return TileStore.create(tmp_path / "tiles.zarr", grid, tile_px=64, tiling={"a": 1})
+
+
+def test_a_store_with_a_pickle_codec_is_refused(store, sprung):
+    """zarr 2 has such a codec, and zarr reads that format too unless told not to."""
+    attributes = dict(zarr.open_group(store.path, mode="r").attrs)
+    shutil.rmtree(store.path)
+    group = zarr.open_group(store.path, mode="w", zarr_format=2, attributes=attributes)
+    assert group.metadata.zarr_format == 2
+    metadata = {
+        "zarr_format": 2, "shape": [8], "chunks": [8], "dtype": "|O", "fill_value": None,
+        "order": "C", "compressor": None, "filters": [{"id": "pickle", "protocol": 5}],
+    }  # fmt: skip
+    (store.path / "state").mkdir()
+    (store.path / "state" / ".zarray").write_text(json.dumps(metadata))
+    (store.path / "state" / "0").write_bytes(pickle.dumps(Trap(sprung)))
+    with pytest.raises(StoreError, match="not a tile store of this program"):
+        TileStore(store.path)
+
+
+def test_an_array_with_a_pickle_codec_is_refused(store, sprung):
+    metadata = json.loads((store.path / "state" / "zarr.json").read_text())
+    for codec in ("pickle", "numcodecs.pickle", "numcodecs.vlen-array"):
+        metadata["codecs"] = [{"name": codec, "configuration": {}}]
+        (store.path / "state" / "zarr.json").write_text(json.dumps(metadata))
+        (store.path / "state" / "c").mkdir(exist_ok=True)
+        (store.path / "state" / "c" / "0").write_bytes(pickle.dumps(Trap(sprung)))
+        with pytest.raises(StoreError, match="damaged"):
+            _ = TileStore(store.path).n_scored
+    # An array of zarr 2 within a group of zarr 3.
+    shutil.rmtree(store.path / "state")
+    zarr.create_array(
+        store.path / "state", shape=(8,), chunks=(8,), dtype="uint8", zarr_format=2,
+        filters=[numcodecs.Pickle()], compressors=None,
+    )  # fmt: skip
+    (store.path / "state" / "0").write_bytes(pickle.dumps(Trap(sprung)))
+    with pytest.raises(StoreError, match="damaged"):
+        _ = TileStore(store.path).n_scored

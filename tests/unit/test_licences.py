@@ -123,7 +123,9 @@ def test_an_import_that_is_not_declared_fails(tmp_path, package, imported, fault
     (tmp_path / "pyproject.toml").write_text(PYPROJECT.read_text())
     (tmp_path / package).mkdir()
     (tmp_path / package / "module.py").write_text(f"import {imported}\n")
-    [command] = [line for line in recipe_of("lint") if f" {package} " in line and "deptry" in line]
+    [command] = [
+        line for line in recipe_of("lint") if f" {package} --" in line and "deptry" in line
+    ]
     deptry = str(Path(sys.executable).with_name("deptry"))
     command = command.replace(".venv/bin/deptry", deptry)
     done = subprocess.run(
