@@ -13,7 +13,6 @@ import struct
 import time
 from pathlib import Path
 
-import numcodecs
 import numpy as np
 import pytest
 import timm
@@ -237,19 +236,24 @@ def store(tmp_path):
     return TileStore.create(tmp_path / "tiles.zarr", grid, tile_px=64, tiling={"a": 1})
 
 
+def write_zarr_2(path, sprung):
+    """Write an array of pickled objects, as zarr 2 stores them."""
+    metadata = {
+        "zarr_format": 2, "shape": [8], "chunks": [8], "dtype": "|O", "fill_value": None,
+        "order": "C", "compressor": None, "filters": [{"id": "pickle", "protocol": 5}],
+    }  # fmt: skip
+    path.mkdir()
+    (path / ".zarray").write_text(json.dumps(metadata))
+    (path / "0").write_bytes(pickle.dumps(Trap(sprung)))
+
+
 def test_a_store_with_a_pickle_codec_is_refused(store, sprung):
     """zarr 2 has such a codec, and zarr reads that format too unless told not to."""
     attributes = dict(zarr.open_group(store.path, mode="r").attrs)
     shutil.rmtree(store.path)
     group = zarr.open_group(store.path, mode="w", zarr_format=2, attributes=attributes)
     assert group.metadata.zarr_format == 2
-    metadata = {
-        "zarr_format": 2, "shape": [8], "chunks": [8], "dtype": "|O", "fill_value": None,
-        "order": "C", "compressor": None, "filters": [{"id": "pickle", "protocol": 5}],
-    }  # fmt: skip
-    (store.path / "state").mkdir()
-    (store.path / "state" / ".zarray").write_text(json.dumps(metadata))
-    (store.path / "state" / "0").write_bytes(pickle.dumps(Trap(sprung)))
+    write_zarr_2(store.path / "state", sprung)
     with pytest.raises(StoreError, match="not a tile store of this program"):
         TileStore(store.path)
 
@@ -265,10 +269,6 @@ def test_an_array_with_a_pickle_codec_is_refused(store, sprung):
             _ = TileStore(store.path).n_scored
     # An array of zarr 2 within a group of zarr 3.
     shutil.rmtree(store.path / "state")
-    zarr.create_array(
-        store.path / "state", shape=(8,), chunks=(8,), dtype="uint8", zarr_format=2,
-        filters=[numcodecs.Pickle()], compressors=None,
-    )  # fmt: skip
-    (store.path / "state" / "0").write_bytes(pickle.dumps(Trap(sprung)))
+    write_zarr_2(store.path / "state", sprung)
     with pytest.raises(StoreError, match="damaged"):
         _ = TileStore(store.path).n_scored
