@@ -103,7 +103,7 @@ def score_cohort(
             with cohort.crew() as crew, threads:
 
                 def submit(attempt: Attempt, job: Job) -> "SlideRun":
-                    shown.expect()
+                    shown.expect(job)
                     return SlideRun(_submitted(threads, attempt, job, shown))
 
                 night, page = score_all(cohort, crew, submit, shown.ended)
@@ -177,14 +177,14 @@ class NightProgress:
         self._artifact = cast("UUID", made)  # a coroutine only where there is an event loop
         self._lock = threading.Lock()
         self._due = 0.0
-        self._expected = 0
+        self._expected: set[str] = set()
         self._ended: Counter[str] = Counter()
         self._running: dict[str, float] = {}
 
-    def expect(self) -> None:
-        """Take note of one more slide that will be scored."""
+    def expect(self, job: Job) -> None:
+        """Take note of a slide that will be scored, or tried again."""
         with self._lock:
-            self._expected += 1
+            self._expected.add(job.filing.folder)
 
     def follow(self, job: Job) -> "Follower":
         """Return what takes note of a slide's events."""
@@ -210,7 +210,7 @@ class NightProgress:
     def _show(self) -> None:
         with self._lock:
             worked = sum(count for status, count in self._ended.items() if status != "left")
-            share = (worked + sum(self._running.values())) / max(1, self._expected)
+            share = (worked + sum(self._running.values())) / max(1, len(self._expected))
             ended = ", ".join(f"{count} {status}" for status, count in self._ended.items())
             running = ", ".join(f"{name} {share:.0%}" for name, share in self._running.items())
         try:

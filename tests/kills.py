@@ -17,6 +17,7 @@ Exits with a traceback at the first thing that is not so, and else prints counts
 
 import csv
 import logging
+import os
 import random
 import re
 import shutil
@@ -29,13 +30,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
+from uuid import uuid4
 
 import numpy as np
 import psutil
 import typer
 import yaml
 
-from tests.flows.prefect_site import DEADLINE_S, FINAL, Daemon, Site, with_patience
+from tests.flows.prefect_site import DEADLINE_S, FINAL, Daemon, Site, wait_until, with_patience
 from tests.made import config_of_tiny, save_tiny_bundle, write_slide
 from tests.outputs import MIDDLE, assert_same, assert_whole, committed, stage_of
 from training.synthetic import generate_region
@@ -43,7 +45,7 @@ from wsi_pipeline import cohort as library
 from wsi_pipeline.cohort import Cohort
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.inbox import InboxConfig
-from wsi_pipeline.night import NIGHTS
+from wsi_pipeline.night import NIGHTS, Night
 from wsi_pipeline.store import NAME, TileStore
 from wsi_pipeline.supervise import CrewConfig
 
@@ -52,6 +54,7 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[1]
 NIGHT = "score-cohort/score-cohort"
 POOL = "wsi"
+BUSY = 503
 
 SITE = {
     # As in deploy/systemd: slots outlive the server, and its clients bear with its absence.
@@ -167,13 +170,14 @@ def night_config(**engine: object) -> ScoreConfig:
     )
 
 
-def undisturbed(inbox: Path, out: Path, bundle: Path, config: ScoreConfig) -> None:
-    """Score an inbox in one go, without Prefect."""
+def a_night(inbox: Path, out: Path, bundle: Path, config: ScoreConfig) -> Night:
+    """Score an inbox in one go, without Prefect and undisturbed."""
     cohort = Cohort.prepare(str(inbox), out, str(bundle), config)
     with cohort.crew() as crew, ThreadPoolExecutor(config.crew.slides_at_once) as threads:
-        library.score_cohort(
+        night, _ = library.score_cohort(
             cohort, crew, lambda attempt, job: threads.submit(attempt, job, lambda _event: None)
         )
+    return night
 
 
 class Nights:
@@ -203,11 +207,19 @@ class Nights:
         """Ask for a run now, as Prefect's UI does; return its id."""
         given = self._parameters | {name: str(value) for name, value in parameters.items()}
         known = self.site.api.get(f"/deployments/name/{deployment}").raise_for_status().json()
-        asked = self.site.api.post(
-            f"/deployments/{known['id']}/create_flow_run",
-            json={"parameters": known["parameters"] | given, "state": {"type": "SCHEDULED"}},
-        )
-        return str(asked.raise_for_status().json()["id"])
+        asked = {
+            "parameters": known["parameters"] | given,
+            "state": {"type": "SCHEDULED"},
+            "idempotency_key": str(uuid4()),
+        }
+
+        def answer() -> dict[str, Any] | None:
+            found = self.site.api.post(f"/deployments/{known['id']}/create_flow_run", json=asked)
+            # Its database may be busy: SQLite has one writer at a time.
+            return None if found.status_code == BUSY else found.raise_for_status().json()
+
+        run: dict[str, Any] = wait_until(answer, "a run is asked for")
+        return str(run["id"])
 
     def processes(self, run_id: str) -> tuple[list[psutil.Process], list[psutil.Process]]:
         """Return the processes of a run: its own, and those that score for it."""
@@ -493,16 +505,17 @@ def main(
     log.setLevel(logging.INFO)
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     log.info("Seed %d", seed)
+    os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         folder = Path(name)
         (folder / "prefect").mkdir()
         bundle = save_tiny_bundle(folder / "tiny")
-        config = night_config(views=8)
+        config = night_config()
         settings = folder / "score.yaml"
         settings.write_text(yaml.safe_dump(config.model_dump(mode="json")))
         inbox = Inbox(folder / "inbox")
         with inbox.copying(), Site(folder / "prefect") as site:
-            undisturbed(inbox.folder, folder / "whole", bundle, config)
+            a_night(inbox.folder, folder / "whole", bundle, config)
             log.info("An undisturbed night is there to compare with")
             nights = Nights(site, folder, bundle=bundle, config=settings)
             tally = kill_again_and_again(nights, folder / "whole", times, random.Random(seed))
