@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import openslide
@@ -10,6 +14,7 @@ import tifffile
 import zarr
 from PIL import Image
 
+from wsi_pipeline import pipeline
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.engine import TorchEngine
 from wsi_pipeline.errors import (
@@ -213,9 +218,10 @@ def test_a_coarse_slide_needs_leave_to_be_enlarged(
     assert summary.provenance.slide.mpp == pytest.approx(1.0)
 
 
-def test_two_runs_on_one_slide(slide_path, tmp_path, engine, tiny_config):
+def test_two_runs_on_one_slide(slide_path, tmp_path, engine, tiny_config, monkeypatch):
     import filelock
 
+    monkeypatch.setattr(pipeline, "ORPHAN_S", 0.2)
     folder = tmp_path / "out" / "block A1"
     folder.mkdir(parents=True)
     with (
@@ -224,6 +230,34 @@ def test_two_runs_on_one_slide(slide_path, tmp_path, engine, tiny_config):
     ):
         score_slide(slide_path, tmp_path / "out", engine, tiny_config)
     assert score_slide(slide_path, tmp_path / "out", engine, tiny_config).status == "scored"
+
+
+HOLD = """
+import filelock, sys
+lock = filelock.FileLock(sys.argv[1])
+lock.acquire()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_runs_lock_is_taken_over(slide_path, tmp_path, engine, tiny_config):
+    """By a run that is there before the killed one has quite gone."""
+    import filelock
+
+    folder = tmp_path / "out" / "block A1"
+    folder.mkdir(parents=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, folder / ".lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout.readline()
+        with pytest.raises(filelock.Timeout):
+            filelock.FileLock(folder / ".lock").acquire(timeout=0)
+        threading.Timer(1, holder.kill).start()
+        assert score_slide(slide_path, tmp_path / "out", engine, tiny_config).status == "scored"
+        assert holder.wait(0) == -signal.SIGKILL
 
 
 def test_a_full_disk_is_said_and_resumed(slide_path, tmp_path, engine, tiny_config, monkeypatch):
