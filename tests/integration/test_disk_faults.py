@@ -177,12 +177,13 @@ def test_a_disk_that_fills_up(disk, score, whole, capfd):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_a_disk_that_fills_up_at_any_moment(disk, score, whole):
     at = levels(whole)
     assert {"overlay.tif", "tiles.geojson", "tiles.parquet", "legend.png", STORE} < set(at)
     stages = [fill_up_and_go_on(disk, whole, score, kib) for kib in at.values()]
     assert len({frozenset(there) for there in stages}) > 8
-    for kib in range(1, max(at.values()), max(at.values()) // 20):
+    for kib in range(1, max(at.values()), max(at.values()) // 6):
         fill_up_and_go_on(disk, whole, score, kib)
 
 
