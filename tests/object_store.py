@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import fsspec
+import httpx
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
@@ -79,10 +80,18 @@ def serve_objects() -> Iterator[ObjectStore]:
         log.setLevel(logging.INFO)
         log.propagate = False
         try:
+            _forget_all(port)
             store.files.mkdir("scans")
             yield store
         finally:
+            _forget_all(port)
             log.removeHandler(store._requests)
             log.level, log.propagate = before
             s3fs.S3FileSystem.clear_instance_cache()
             server.stop()
+
+
+def _forget_all(port: int) -> None:
+    """Delete all objects: they belong to this process, and outlive the server that took them."""
+    reset = f"http://127.0.0.1:{port}/moto-api/reset"
+    httpx.post(reset, trust_env=False).raise_for_status()
