@@ -153,8 +153,8 @@ class Copying:
 
     def _copy(self) -> None:
         with self._target.open("ab", buffering=0) as file:
-            for at in range(len(self._content) // 2, len(self._content), 256):
-                file.write(self._content[at : at + 256])
+            for at in range(len(self._content) // 2, len(self._content), 16):
+                file.write(self._content[at : at + 16])
                 self._hurry.wait(0.2)
 
 
