@@ -99,8 +99,8 @@ OURS = "PREFECT__FLOW_RUN_ID"
 
 QUIET_S = 4.0
 
-ORPHANS_END_WITHIN_S = 20.0
-"""On a machine that may be busy; on an idle one it takes some milliseconds."""
+ORPHANS_END_WITHIN_S = 60.0
+"""A process that is still loading its libraries hears of the end when it has loaded them."""
 
 
 class Inbox:
