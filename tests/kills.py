@@ -99,8 +99,7 @@ OURS = "PREFECT__FLOW_RUN_ID"
 
 QUIET_S = 4.0
 
-ORPHANS_END_WITHIN_S = 60.0
-"""A process that is still loading its libraries hears of the end when it has loaded them."""
+ORPHANS_END_WITHIN_S = 20.0
 
 
 class Inbox:

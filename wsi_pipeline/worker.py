@@ -12,96 +12,20 @@ import os
 import queue
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO
-
-import filelock
-from pydantic import BaseModel
-
-from wsi_pipeline import outcome, pipeline
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.errors import WsiError
-from wsi_pipeline.messages import Ended, Job, Model, Progress, Ready, Setup, Unusable
-from wsi_pipeline.outcome import Outcome
-from wsi_pipeline.pipeline import Engine
-
-log = logging.getLogger(__name__)
-
-PROGRESS_EVERY_S = 1.0
 
 
 def main() -> None:
     """Score what the supervisor asks for, until it closes its end."""
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # It logs every oddity of a damaged file that an error of ours then names.
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     answers = _own_answers()
     asked = _asked()
-    setup = Setup.model_validate_json(next(asked))
-    try:
-        config = ScoreConfig.model_validate(setup.config)
-        engine = pipeline.start_engine(ModelBundle.load(setup.bundle), config)
-    except WsiError as error:
-        _say(answers, Unusable(reason=str(error)))
-        return
-    _say(answers, Ready())
-    for line in asked:
-        job = Job.model_validate_json(line)
-        _say(answers, Ended(outcome=score(job, setup, engine, config, answers)))
+    # Loading the libraries takes seconds, in which the supervisor may die: it listens already.
+    from wsi_pipeline.worker_loop import work
 
-
-def score(job: Job, setup: Setup, engine: Engine, config: ScoreConfig, answers: IO[str]) -> Outcome:
-    """Score one slide; whatever becomes of it is an outcome."""
-    start, busy_before = time.perf_counter(), engine.busy_s
-    held: list[float] = []
-    due = 0.0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal due
-        if done == total or time.monotonic() >= due:
-            _say(answers, Progress(done=done, total=total))
-            due = time.monotonic() + PROGRESS_EVERY_S
-
-    @contextmanager
-    def model_slot() -> Iterator[None]:
-        _say(answers, Model(step="wanted"))
-        # A lock of the operating system: a dead process holds none.
-        with filelock.FileLock(setup.slot):
-            _say(answers, Model(step="taken"))
-            held.append(time.time())
-            try:
-                yield
-            finally:
-                held.append(time.time())
-        _say(answers, Model(step="released"))
-
-    try:
-        summary = pipeline.score_slide(
-            job.location,
-            setup.out,
-            engine,
-            config,
-            progress,
-            filing=job.filing,
-            model_slot=model_slot,
-        )
-        ended = outcome.of_summary(job.filing, summary)
-    # One slide's fault, whatever it is, must not end the process that scores the next.
-    except Exception as error:  # noqa: BLE001
-        ended = outcome.of_error(job.filing, job.location, error)
-    return ended.model_copy(
-        update={
-            "slide_digest": ended.slide_digest or job.filing.digest,
-            "seconds": time.perf_counter() - start,
-            "model_s": engine.busy_s - busy_before,
-            "model_from": held[0] if held else None,
-            "model_until": held[-1] if held else None,
-        }
-    )
+    work(asked, answers)
 
 
 def _own_answers() -> IO[str]:
@@ -121,13 +45,7 @@ def _asked() -> Iterator[str]:
         os._exit(0)
 
     threading.Thread(target=listen, name="listening", daemon=True).start()
-    while True:
-        yield lines.get()
-
-
-def _say(answers: IO[str], message: BaseModel) -> None:
-    answers.write(message.model_dump_json() + "\n")
-    answers.flush()
+    return iter(lines.get, None)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Workers that die, hang or swell: real processes, killed and stopped by real signals."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
@@ -135,3 +137,13 @@ def test_a_pseudonym_hides_the_name_in_results_and_messages(setup, job, tmp_path
         assert secret.encode() not in told
         assert [p for p in written if secret.encode() in p.read_bytes()] == []
         assert [p for p in written if secret in str(p.relative_to(setup.out))] == []
+
+
+def test_a_worker_hears_of_the_end_while_it_is_loading():
+    loading = [sys.executable, "-X", "importtime", "-m", "wsi_pipeline.worker"]
+    ended = subprocess.run(
+        loading, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True
+    )
+    # Libraries are named when they are loaded: it did not come to that.
+    assert "wsi_pipeline" in ended.stderr
+    assert "wsi_pipeline.worker_loop" not in ended.stderr
