@@ -25,7 +25,6 @@ from datetime import datetime
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -33,6 +32,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.locations import require_no_secret
 from wsi_pipeline.slide_files import (
     DICOM,
     INDEXES,
@@ -318,11 +318,7 @@ class _Store:
 def _place(inbox: str) -> _Place:
     if not is_url(inbox):
         return _Folder(inbox)
-    if urlsplit(inbox).password is not None:
-        raise ConfigError(
-            "The inbox's URL holds a password, which every table and log would show. Leave it out, "
-            "and give it by the environment or a file that fsspec reads."
-        )
+    require_no_secret(inbox)
     try:
         files, root = fsspec.core.url_to_fs(inbox)
     except (ValueError, ImportError) as error:

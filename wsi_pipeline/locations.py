@@ -21,6 +21,7 @@ def require_no_secret(location: str) -> None:
     for kind, pattern in (("user name or password", _CREDENTIALS), ("query", _QUERY)):
         if pattern.search(location):
             raise SlideError(
-                f"The URL of a slide holds a {kind}, which would end up in logs and results. Leave "
-                f"it out, and give credentials in the environment or in fsspec's configuration."
+                f"The URL of a slide or an inbox holds a {kind}, which would end up in logs and "
+                f"results. Leave it out, and give credentials in the environment or in fsspec's "
+                f"configuration."
             )

@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from wsi_pipeline.errors import (
+    ClusterError,
     CoverageError,
     InUseError,
     MppError,
@@ -126,7 +127,7 @@ def left(filing: Filing, kind: str, reason: str, summary: SlideSummary | None = 
 def retry_after(error: Exception) -> Retry:
     """Say whether another try can end otherwise: a network may be back, a corrupt file may not."""
     match error:
-        case SlideUnavailableError() | ConnectionError() | TimeoutError():
+        case SlideUnavailableError() | ClusterError() | ConnectionError() | TimeoutError():
             return "now"
         case InUseError():
             return "now"  # the other run may have ended by the time all others are scored

@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 from pydicom.uid import generate_uid
 
 from tests.unit.multi_file import VMS, write, write_dicom
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.errors import ConfigError, SlideError
 from wsi_pipeline.inbox import Inbox, InboxConfig, find_slides, slides_among
 from wsi_pipeline.slide_files import SLIDE_SUFFIXES, DicomHeader, files_of
 
@@ -146,9 +146,10 @@ def test_an_inbox_must_be_a_folder_that_is_there(tmp_path):
         find_slides("memory://missing", AT_ONCE)
     with pytest.raises(ConfigError, match=r"nosuch://x: no file system"):
         find_slides("nosuch://x", AT_ONCE)
-    with pytest.raises(ConfigError) as refused:
-        find_slides("sftp://me:s3cret@host/in", AT_ONCE)
-    assert "s3cret" not in str(refused.value)
+    for secret in ("sftp://me:s3cret@host/in", "https://host/in?signature=s3cret"):
+        with pytest.raises(SlideError, match=r"an inbox holds a .* Leave it out") as refused:
+            find_slides(secret, AT_ONCE)
+        assert "s3cret" not in str(refused.value)
 
 
 def test_a_locked_inbox_is_an_error(tmp_path, monkeypatch):
