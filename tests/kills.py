@@ -64,7 +64,10 @@ SITE = {
     "PREFECT_CLIENT_MAX_RETRIES": "8",
 }
 
-GOOD = ("large.tif", "small.tif", "upside down.tif")
+DATA = Path(os.environ.get("WSI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+REAL = DATA / "slides" / "monusac-a9k0-1.svs"
+
+GOOD = ("large.tif", "real.svs", "small.tif", "upside down.tif")
 STAGES: dict[str, Callable[[list[str]], bool]] = {
     "start": lambda stages: set(stages) == {"before the store"},
     "tiling": lambda stages: "half tiled" in stages,
@@ -103,7 +106,10 @@ ORPHANS_END_WITHIN_S = 20.0
 
 
 class Inbox:
-    """A mixed inbox, with a slide that somebody copies into it all the while."""
+    """A mixed inbox, with a slide that somebody copies into it all the while.
+
+    Where real slides are not at hand, a made one stands in for the one among them.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -113,6 +119,11 @@ class Inbox:
         shutil.copy(folder / "small.tif", folder / "small_again.tif")
         write_slide(folder / "upside down.tif", np.ascontiguousarray(small[::-1]))
         write_slide(folder / "large.tif", np.hstack([large, small]), downsamples=(4,))
+        if REAL.is_file():
+            shutil.copy(REAL, folder / "real.svs")
+            (folder / "real.svs").chmod(0o644)
+        else:
+            write_slide(folder / "real.svs", np.ascontiguousarray(small[:, ::-1]))
         whole = write_slide(folder / "half.tif", large, downsamples=(4,)).read_bytes()
         (folder / "half.tif").write_bytes(whole[: len(whole) // 2])
         write_slide(folder / "no size.tif", small, mpp=None)
@@ -185,7 +196,7 @@ class Nights:
     def __init__(self, site: Site, folder: Path, **parameters: object) -> None:
         self.site = site
         self.inbox, self.out = folder / "inbox", folder / "results"
-        self._parameters = {name: str(value) for name, value in parameters.items()}
+        self._parameters = parameters
         (folder / "work").mkdir()
         site.env |= SITE | {
             "WSI_WORK": str(folder / "work"),
@@ -204,7 +215,10 @@ class Nights:
 
     def ask(self, deployment: str = NIGHT, **parameters: object) -> str:
         """Ask for a run now, as Prefect's UI does; return its id."""
-        given = self._parameters | {name: str(value) for name, value in parameters.items()}
+        given = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in (self._parameters | parameters).items()
+        }
         known = self.site.api.get(f"/deployments/name/{deployment}").raise_for_status().json()
         asked = {
             "parameters": known["parameters"] | given,

@@ -232,15 +232,19 @@ class Site:
 
     def log_of(self, run_id: str) -> str:
         """Return the log of a run that has ended, once its last line is there."""
-        asked = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC"}
 
         def whole() -> str | None:
-            lines = self.api.post("/logs/filter", json=asked).raise_for_status().json()
-            text = "\n".join(line["message"] for line in lines)
+            text = self.said(run_id)
             return text if "Finished in state" in text else None
 
         found: str = wait_until(whole, "the log is complete")
         return found
+
+    def said(self, run_id: str) -> str:
+        """Return what is there by now of a run's log."""
+        asked = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC"}
+        lines = self.api.post("/logs/filter", json=asked).raise_for_status().json()
+        return "\n".join(line["message"] for line in lines)
 
 
 def with_patience(kill: Callable[[], None]) -> None:

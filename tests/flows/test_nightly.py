@@ -134,6 +134,7 @@ def _name(nights: Nights, run_id: str) -> str | None:
 
 def _end(nights: Nights, run_id: str) -> tuple[str, str]:
     state: dict[str, Any] = nights.site.end(run_id, deadline_s=3 * DEADLINE_S)
+    assert state["type"] != "CRASHED", f"{state['message']}\n{nights.site.said(run_id)}"
     return state["type"], state["name"]
 
 

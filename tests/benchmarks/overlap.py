@@ -1,0 +1,114 @@
+"""One slide's way against its slowest stage alone, at 1, 4 and 16 times the tissue.
+
+python -m tests.benchmarks.overlap [--bundle FOLDER] [--config YAML]
+
+The slide is a real one repeated (`tests.benchmarks.big_slide`). Each stage runs alone, on what the
+stage before has left; then the whole way runs from the start, in which reading, storing and scoring
+overlap. Libraries and the model are loaded before.
+"""
+
+import os
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tests.benchmarks.big_slide import build
+from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.cluster import Cluster
+from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.grid import tile_grid
+from wsi_pipeline.pipeline import (
+    Engine,
+    find_tissue,
+    open_store,
+    score_slide,
+    start_engine,
+    tiling_identity,
+    write_outputs,
+)
+from wsi_pipeline.slide import Slide
+from wsi_pipeline.store import TileStore
+from wsi_pipeline.tiling import tile_slide
+
+REPEATS = (1, 2, 4)
+"""Of the slide, in each direction."""
+
+
+def alone(path: Path, folder: Path, config: ScoreConfig, engine: Engine) -> dict[str, float]:
+    """Return the seconds that each stage takes on its own, in their order."""
+    if isinstance(engine, Cluster):
+        raise typer.BadParameter("a cluster's stages cannot be run alone: leave `cluster` out")
+    folder.mkdir()
+    seconds: dict[str, float] = {}
+    at = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal at
+        now = time.perf_counter()
+        seconds[stage] = now - at
+        at = now
+
+    with Slide.open(path) as slide:
+        identity = tiling_identity(slide, config)
+        mask = find_tissue(slide, folder, config)
+        grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
+        store = open_store(folder, grid, identity, config)
+        lap("digest and tissue")
+        with tile_slide(
+            slide, store, tile_px=config.grid.tile_px, workers=config.workers
+        ) as shards:
+            deque(shards, maxlen=0)
+        lap("reading and storing")
+    for shard in store.shards:
+        engine.predict(store.read_pixels(shard))
+    lap("model")
+    return seconds
+
+
+def outputs(path: Path, folder: Path, config: ScoreConfig) -> float:
+    """Return the seconds that writing the outputs of a scored slide takes."""
+    start = time.perf_counter()
+    with Slide.open(path) as slide:
+        write_outputs(folder, TileStore(folder / "tiles.zarr"), config, slide)
+    return time.perf_counter() - start
+
+
+def main(
+    bundle: Annotated[Path, typer.Option(help="The model.")] = DEMO_BUNDLE,
+    config: Annotated[Path | None, typer.Option(help="As for `wsi score`.")] = None,
+) -> None:
+    """Measure, and print a row for each size."""
+    settings = ScoreConfig.resolve(config)
+    engine = start_engine(ModelBundle.load(bundle), settings)
+    print(f"Load before: {os.getloadavg()[0]:.1f}, processors: {os.cpu_count()}\n")
+    columns = ["digest and tissue", "reading and storing", "model", "outputs"]
+    head = ["tiles", *(f"{name}, s" for name in columns), "whole way, s", "s a tile"]
+    head.append("against the slowest")
+    print(f"| {' | '.join(head)} |\n|{' ---: |' * len(head)}")
+    for run, repeats in enumerate((REPEATS[0], *REPEATS)):
+        with tempfile.TemporaryDirectory() as name:
+            path = Path(name) / "big.tif"
+            build(path, repeats)
+            seconds = alone(path, Path(name) / "alone", settings, engine)
+            start = time.perf_counter()
+            out = Path(name) / "whole"
+            summary = score_slide(path, out, engine, settings)
+            whole = time.perf_counter() - start
+            seconds["outputs"] = outputs(path, out / "big", settings)
+        if run:  # the first warms up
+            figures = [
+                str(summary.tiles.scored),
+                *(f"{seconds[column]:.1f}" for column in columns),
+                f"{whole:.1f}",
+                f"{whole / summary.tiles.scored:.3f}",
+                f"{whole / max(seconds.values()):.2f}",
+            ]
+            print(f"| {' | '.join(figures)} |", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
