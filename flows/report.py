@@ -94,7 +94,7 @@ def markdown(summary: SlideSummary, folder: Path) -> str:
         "Model": f"{bundle.name} {bundle.version}",
         "Model digest": f"`{bundle.digest}`",
         "Configuration digest": f"`{provenance.config_digest}`",
-        "Run with": f"{provenance.device}, {provenance.precision}, "
+        "Run with": f"{provenance.execution}, "
         + ", ".join(f"{name} {version}" for name, version in provenance.software.items()),
     }
     files = {

@@ -71,6 +71,6 @@ def config_of_tiny() -> ScoreConfig:
     """Fits the tiny bundle; float32, so that any machine gives the same scores."""
     return ScoreConfig(
         grid=GridConfig(tile_px=64, stride_px=64),
-        engine=EngineConfig(device="cpu", precision="float32", batch_size=4),
+        engine=EngineConfig(device="cpu", runtime="torch", precision="float32", batch_size=4),
         workers=2,
     )

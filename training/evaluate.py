@@ -29,9 +29,10 @@ from training.plots import calibration_plot, scatter_plot
 from training.reg import RegConfig, judged_pictures
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import EngineConfig, TorchEngine
+from wsi_pipeline.engine import EngineConfig
 from wsi_pipeline.errors import BundleError, ConfigError, WsiError
 from wsi_pipeline.network import REGRESSION_STRIDE
+from wsi_pipeline.torch_engine import TorchEngine
 from wsi_pipeline.validation import load_yaml
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def evaluate_bundle(
     return Evaluation(
         model=f"{bundle.card.name} {bundle.card.version}",
         digest=bundle.digest,
-        precision=engine.precision,
+        precision=engine.execution.precision,
         names=tuple(names),
         groups=tuple(groups),
         truth=np.array(truth, dtype=np.float64),

@@ -26,7 +26,7 @@ from wsi_pipeline import messages
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.cohort import Attempt, Cohort, score_cohort
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.engine import build_engine
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.inspection import expect
@@ -217,15 +217,15 @@ def inspect(
             ),
         )
         Console().print(about)
-        engine = TorchEngine(_load_bundle(bundle, warn=False), settings.engine)
+        engine = build_engine(_load_bundle(bundle, warn=False), settings.engine)
         expected = expect(opened, settings, engine)
     about = Table.grid(padding=(0, 2))
     about.add_row("Tissue", f"{expected.tissue_mm2:.2f} mm²")
     about.add_row("Tiles", f"{expected.n_tiles} of {expected.n_candidates} hold tissue")
     about.add_row(
         "Time",
-        f"about {_duration(expected.total_s)} with {engine.bundle.card.name} on {engine.device} "
-        f"({engine.precision}); reading alone {_duration(expected.read_s)}",
+        f"about {_duration(expected.total_s)} with {engine.bundle.card.name} "
+        f"({engine.execution}); reading alone {_duration(expected.read_s)}",
     )
     Console().print(about)
 

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from wsi_pipeline import cluster_task
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.cluster_worker import PACKAGES, Job, public_version, require_same, software
-from wsi_pipeline.engine import EngineConfig, Precision
+from wsi_pipeline.engine import EngineConfig
 from wsi_pipeline.errors import ClusterError, ConfigError, SlideError, WsiError
+from wsi_pipeline.execution import Execution
 from wsi_pipeline.slide_files import is_url
 from wsi_pipeline.store import TileState, TileStore
 
@@ -46,12 +46,12 @@ RETRIES = 2
 
 
 class Cluster:
-    """A model on a Dask cluster; takes the place of a `TorchEngine` for scoring slides.
+    """A model on a Dask cluster; takes the place of an `Engine` for scoring slides.
 
     Attributes:
         bundle: the model.
-        config: how the workers run it.
-        device: the kind of device that the workers have, and `precision`, what they compute in.
+        config: how the workers are asked to run it.
+        execution: how they all run it.
         busy_s: seconds that workers spent on shards so far, all together.
 
     """
@@ -72,12 +72,10 @@ class Cluster:
         try:
             _require_workers(self._client, address)
             _require_same_software(self._client)
-            kind, self.precision = _common_device(self._client, config)
+            self.execution = _common_execution(self._client, config)
         except BaseException:
             self.close()
             raise
-        self.device = torch.device(kind)
-        self._device = kind if config.device == "auto" else config.device
 
     def close(self) -> None:
         """Leave the cluster; nothing of this driver's goes on there."""
@@ -119,9 +117,7 @@ class Cluster:
             keep_pixels=keep_pixels,
             bundle=None if self.bundle.source == str(DEMO_BUNDLE) else self.bundle.source,
             bundle_digest=self.bundle.digest,
-            engine=self.config.model_copy(
-                update={"device": self._device, "precision": self.precision}
-            ),
+            engine=_nothing_to_choose(self.config, self.execution),
             software=software(),
         )
         waiting = [shard for shard in store.shards if (store.state(shard) < TileState.SCORED).any()]
@@ -244,27 +240,37 @@ def _require_same_software(client: "Client") -> None:
     require_same("The scheduler", package, found_there, own)
 
 
-def _common_device(client: "Client", config: EngineConfig) -> tuple[str, Precision]:
-    """Return the kind of device and the precision that all workers would choose.
+def _nothing_to_choose(config: EngineConfig, execution: Execution) -> EngineConfig:
+    return config.model_copy(
+        update={
+            "device": execution.device if config.device == "auto" else config.device,
+            "runtime": execution.runtime,
+            "precision": execution.precision,
+        }
+    )
+
+
+def _common_execution(client: "Client", config: EngineConfig) -> Execution:
+    """Return how all workers would run a model.
 
     Raises:
-        ClusterError: if they would not choose the same, or have no such device.
+        ClusterError: if they would not do it alike, or cannot.
 
     """
     answers: dict[str, Any] = client.run(
-        cluster_task.device, config.model_dump_json(), on_error="return"
+        cluster_task.execution, config.model_dump_json(), on_error="return"
     )
-    kinds: set[tuple[str, Precision]] = set()
+    found: set[Execution] = set()
     for worker, answer in answers.items():
         if isinstance(answer, WsiError):
             raise ClusterError(f"{worker}: {answer}")
         if isinstance(answer, Exception):
             raise answer
-        kinds.add(answer)
-    if len(kinds) != 1:
-        found = ", ".join(f"{kind} in {precision}" for kind, precision in sorted(kinds))
+        found.add(Execution.model_validate_json(answer))
+    if len(found) != 1:
+        they = "; ".join(sorted(map(str, found)))
         raise ClusterError(
-            f"The workers would not score alike ({found}). Set `engine.device` and "
-            f"`engine.precision`, or use machines of one kind."
+            f"The workers would not score alike ({they}). Set `engine.device`, `engine.runtime` "
+            f"and `engine.precision`, or use machines of one kind."
         )
-    return kinds.pop()
+    return found.pop()

@@ -24,9 +24,8 @@ def score(task: Task) -> tuple[list[int], float]:
     return score_shard(Job.model_validate_json(task.job), task.start, task.stop)
 
 
-def device(engine: str) -> tuple[str, str]:
-    """See `wsi_pipeline.cluster_worker.device_here`; `engine` is an `EngineConfig` as JSON."""
-    from wsi_pipeline.cluster_worker import device_here
-    from wsi_pipeline.engine import EngineConfig
+def execution(engine: str) -> str:
+    """Say how a worker would run a model: an `Execution` as JSON, of an `EngineConfig` as JSON."""
+    from wsi_pipeline.engine import EngineConfig, execution_of
 
-    return device_here(EngineConfig.model_validate_json(engine))
+    return execution_of(EngineConfig.model_validate_json(engine)).model_dump_json()

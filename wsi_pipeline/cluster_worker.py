@@ -13,13 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
-from wsi_pipeline.engine import (
-    EngineConfig,
-    Precision,
-    TorchEngine,
-    choose_device,
-    choose_precision,
-)
+from wsi_pipeline.engine import Engine, EngineConfig, build_engine
 from wsi_pipeline.errors import (
     BundleError,
     ClusterError,
@@ -77,13 +71,6 @@ class Job(BaseModel):
     bundle_digest: str
     engine: EngineConfig
     software: tuple[str, ...]
-
-
-def device_here(config: EngineConfig) -> tuple[str, Precision]:
-    """Return the kind of device that this machine would choose, and the precision on it."""
-    device = choose_device(config.device)
-    precision = choose_precision(device) if config.precision == "auto" else config.precision
-    return device.type, precision
 
 
 def software() -> tuple[str, ...]:
@@ -194,7 +181,7 @@ def _opened(job: Job) -> _Opened:
 
 
 @lru_cache(maxsize=1)
-def _engine(location: str | None, digest: str, config: EngineConfig) -> TorchEngine:
+def _engine(location: str | None, digest: str, config: EngineConfig) -> Engine:
     """Load the model, and see that it is the driver's."""
     try:
         bundle = ModelBundle.load(DEMO_BUNDLE if location is None else location)
@@ -208,7 +195,7 @@ def _engine(location: str | None, digest: str, config: EngineConfig) -> TorchEng
             f"{bundle.source} holds another model than where the run was started. Share one "
             f"folder of models among all machines."
         )
-    return TorchEngine(bundle, config)
+    return build_engine(bundle, config)
 
 
 def _require_current(job: Job) -> None:

@@ -27,8 +27,9 @@ from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.digest_cache import DigestCache
-from wsi_pipeline.engine import Precision, choose_device, choose_precision
+from wsi_pipeline.engine import execution_of
 from wsi_pipeline.errors import StoreError, WsiError
+from wsi_pipeline.execution import Execution
 from wsi_pipeline.inbox import Inbox, InboxSlide, find_slides
 from wsi_pipeline.messages import Event, Job, Setup
 from wsi_pipeline.naming import Filing, Names, file_name, pseudonym, slide_folder
@@ -108,8 +109,7 @@ class Cohort:
         out = out.absolute()
         out.mkdir(parents=True, exist_ok=True)
         model = ModelBundle.load(DEMO_BUNDLE if bundle is None else bundle)
-        device, precision = _machine(model, config)
-        settings = _settings(model.digest, device, precision, config.deciding())
+        settings = _settings(model.digest, _execution(model, config), config.deciding())
         return cls(inbox, out, model, config, settings, again)
 
     def crew(self) -> Crew:
@@ -230,7 +230,7 @@ def known(cohort: Cohort, filing: Filing) -> Outcome | None:
     summary = read_summary(folder)
     if summary is not None:
         facts = summary.provenance
-        settings = _settings(facts.bundle.digest, facts.device, facts.precision, facts.config)
+        settings = _settings(facts.bundle.digest, facts.execution, facts.config)
         if (facts.slide.digest, settings) == (filing.digest, cohort.settings):
             return left(filing, "done", _as_before(summary), summary)
     before = recall(folder)
@@ -269,18 +269,18 @@ def recall(folder: Path) -> Remembered | None:
         return None
 
 
-def _machine(bundle: ModelBundle, config: ScoreConfig) -> tuple[str, Precision]:
-    """Return on what kind of device and in what precision slides will be scored."""
+def _execution(bundle: ModelBundle, config: ScoreConfig) -> Execution:
+    """Return how slides will be scored."""
     if config.cluster is not None:
         with closing(Cluster(bundle, config.engine, config.cluster)) as cluster:
-            return cluster.device.type, cluster.precision
-    device = choose_device(config.engine.device)
-    chosen = config.engine.precision
-    return device.type, choose_precision(device) if chosen == "auto" else chosen
+            return cluster.execution
+    return execution_of(config.engine)
 
 
-def _settings(bundle: str, device: str, precision: str, config: dict[str, Any]) -> str:
-    return digest_of({"bundle": bundle, "device": device, "precision": precision, "config": config})
+def _settings(bundle: str, execution: Execution, config: dict[str, Any]) -> str:
+    return digest_of(
+        {"bundle": bundle, "execution": execution.model_dump(mode="json"), "config": config}
+    )
 
 
 def _as_before(summary: SlideSummary) -> str:

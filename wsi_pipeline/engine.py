@@ -1,30 +1,27 @@
-"""How a bundle is executed.
+"""How a bundle is executed: one interface, and the choice of what runs behind it.
 
 Pixels go to the device as uint8 and are normalised inside the graph. Every batch has the same
 shape (the last one is filled up), so a tile meets the same kernels whoever its batch mates are:
 scores do not depend on them, on the batch size beyond rounding, or on how tiles were read.
+
+torch in float32 is the reference that all else is checked against.
 """
 
-import logging
 import os
 import time
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.network import Prediction
+from wsi_pipeline.execution import Execution, Precision, Runtime
 from wsi_pipeline.store import Scores
-
-log = logging.getLogger(__name__)
-
-Precision = Literal["float32", "bfloat16"]
 
 CPU_BATCH, GPU_BATCH = 1, 64
 """Measured: on a CPU a batch of 4 takes 1.5 times as long for each tile, since its features leave
@@ -38,103 +35,129 @@ class EngineConfig(BaseModel):
 
     device: str = "auto"
     """"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps"."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    runtime: Literal["auto"] | Runtime = "auto"
+    """The library that runs it."""
+    precision: Literal["auto"] | Precision = "auto"
     """"auto" takes bfloat16 where the device multiplies it natively. float32 is the reference."""
     batch_size: int | None = Field(default=None, ge=1)
     """Tiles to a batch; None chooses by device."""
     views: Literal[1, 8] = 1
     """8 averages over rotations and reflections, eight times as slow, and gives their deviation."""
+    class_fractions: bool = True
+    """Whether tiles get their shares of tissue classes; without, the decoder is not run."""
 
 
-class TorchEngine:
-    """A bundle's network on a device, run eagerly by torch.
+class Engine(Protocol):
+    """A model, ready to score tiles.
 
     Attributes:
-        device: where it runs.
-        precision: "float32" or "bfloat16".
+        bundle: the model.
+        config: how it was asked to run.
+        execution: how it runs.
         batch_size: tiles to a batch.
         busy_s: seconds spent in `predict` so far.
 
     """
 
-    def __init__(self, bundle: ModelBundle, config: EngineConfig) -> None:
-        """Load the network onto its device.
+    bundle: ModelBundle
+    config: EngineConfig
+    execution: Execution
+    batch_size: int
+    busy_s: float
 
-        Raises:
-            ConfigError: if the device is not there.
-            BundleError: if the bundle does not hold its network's weights.
+    def predict(self, rgb: NDArray[np.uint8]) -> Scores:
+        """Score any number of tiles, uint8 [n, side, side, 3]."""
+        ...
 
-        """
+
+def build_engine(bundle: ModelBundle, config: EngineConfig) -> Engine:
+    """Make a model ready on this machine.
+
+    Raises:
+        ConfigError: if it cannot be run here as configured.
+        BundleError: if the bundle does not hold its network's weights.
+
+    """
+    # Here, since each knows this module.
+    from wsi_pipeline.torch_engine import TorchEngine
+
+    return TorchEngine(bundle, config)
+
+
+def execution_of(config: EngineConfig) -> Execution:
+    """Say how a model would be run on this machine.
+
+    Raises:
+        ConfigError: if it cannot be run here as configured.
+
+    """
+    device = choose_device(config.device)
+    return Execution(
+        device=device.type,
+        runtime="torch" if config.runtime == "auto" else config.runtime,
+        precision=choose_precision(device) if config.precision == "auto" else config.precision,
+    )
+
+
+class BatchOutput(NamedTuple):
+    """What one batch gives."""
+
+    score: NDArray[np.float32]
+    """[batch]"""
+    class_fraction: NDArray[np.float32] | None
+    """[batch, classes]; None if unwanted or not to be had."""
+
+
+class BatchEngine(ABC):
+    """What all engines share: batches of one shape, the views of a tile, and their average."""
+
+    def __init__(
+        self, bundle: ModelBundle, config: EngineConfig, execution: Execution, batch_size: int
+    ) -> None:
         self.bundle = bundle
         self.config = config
-        self.device = choose_device(config.device)
-        self.precision: Precision = (
-            choose_precision(self.device) if config.precision == "auto" else config.precision
-        )
-        default = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
-        self.batch_size = config.batch_size or default
+        self.execution = execution
+        self.batch_size = batch_size
         self.busy_s = 0.0
-        self._network = bundle.network().to(self.device).eval()
-        self._network = self._network.to(memory_format=torch.channels_last)
+        guided = bundle.card.architecture.segmentation_backbone is not None
+        self._with_fractions = guided and config.class_fractions
 
     def predict(self, rgb: NDArray[np.uint8]) -> Scores:
         """Score any number of tiles, uint8 [n, side, side, 3]."""
         start = time.perf_counter()
-        batches = [
-            self._predict_batch(rgb[first : first + self.batch_size])
-            for first in range(0, len(rgb), self.batch_size)
-        ]
-        self.busy_s += time.perf_counter() - start
-        return Scores(
-            cellularity=np.concatenate([batch.cellularity for batch in batches]),
-            cellularity_std=np.concatenate([batch.cellularity_std for batch in batches]),
-            class_fraction=np.concatenate([batch.class_fraction for batch in batches]),
-        )
-
-    @torch.inference_mode()
-    def _predict_batch(self, rgb: NDArray[np.uint8]) -> Scores:
-        count = len(rgb)
-        if count < self.batch_size:
-            filler = np.zeros((self.batch_size - count, *rgb.shape[1:]), np.uint8)
-            rgb = np.concatenate([rgb, filler])
-        pixels = torch.from_numpy(rgb).to(self.device)
-        scores, fractions = [], []
-        for view in dihedral_views(pixels, self.config.views):
-            with self._autocast():
-                prediction: Prediction = self._network(view)
-            scores.append(prediction.score.float())
-            if prediction.logits is not None:
-                fractions.append(class_fractions(prediction.logits))
-        score = torch.stack(scores)
+        outputs = list(self._run(self._batches(rgb)))
+        n_tiles, views = len(rgb), self.config.views
         n_classes = len(self.bundle.card.architecture.classes)
-        unknown = torch.full((self.batch_size, n_classes), float("nan"))
-        fraction = torch.stack(fractions).mean(0) if fractions else unknown
-        deviation = score.std(0, correction=0) if len(scores) > 1 else score[0] * float("nan")
-        return Scores(
-            cellularity=score.mean(0)[:count].cpu().numpy(),
-            cellularity_std=deviation[:count].cpu().numpy(),
-            class_fraction=fraction[:count].cpu().numpy(),
-        )
+        score = np.concatenate([output.score for output in outputs])
+        score = score.reshape(views, -1)[:, :n_tiles]
+        fraction = np.full((n_tiles, n_classes), np.nan, np.float32)
+        fractions = [o.class_fraction for o in outputs if o.class_fraction is not None]
+        if fractions:
+            by_view = np.concatenate(fractions).reshape(views, -1, n_classes)
+            fraction = by_view[:, :n_tiles].mean(0)
+        deviation = score.std(0) if views > 1 else np.full(n_tiles, np.nan, np.float32)
+        self.busy_s += time.perf_counter() - start
+        return Scores(cellularity=score.mean(0), cellularity_std=deviation, class_fraction=fraction)
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+    @abstractmethod
+    def _run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterable[BatchOutput]:
+        """Score full batches, uint8 [batch, side, side, 3], in their order."""
+
+    def _batches(self, rgb: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+        """Cut tiles into batches, view by view, the last of each view filled up."""
+        for view in dihedral_views(rgb, self.config.views):
+            for first in range(0, len(rgb), self.batch_size):
+                batch = view[first : first + self.batch_size]
+                if len(batch) < self.batch_size:
+                    filler = np.zeros((self.batch_size - len(batch), *rgb.shape[1:]), np.uint8)
+                    batch = np.concatenate([batch, filler])
+                yield np.ascontiguousarray(batch)
 
 
-def class_fractions(logits: Tensor) -> Tensor:
-    """Return the share of each class among a tile's pixels, float32 [B, classes]."""
-    classes = logits.shape[1]
-    winner = torch.nn.functional.one_hot(logits.argmax(1), classes)
-    return winner.float().mean((1, 2))
-
-
-def dihedral_views(pixels: Tensor, count: int) -> list[Tensor]:
-    """Return the first `count` of a batch's rotations and reflections; [B, side, side, 3] each."""
+def dihedral_views(rgb: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
+    """Return the first `count` of tiles' rotations and reflections; [n, side, side, 3] each."""
     views = [
-        torch.rot90(flipped, turns, (1, 2))
-        for flipped in (pixels, pixels.flip(2))
-        for turns in range(4)
+        np.rot90(flipped, turns, (1, 2)) for flipped in (rgb, rgb[:, :, ::-1]) for turns in range(4)
     ]
     return views[:count]
 
@@ -159,7 +182,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_precision(device: torch.device) -> Precision:
+def choose_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
     """Return bfloat16 where the device multiplies it natively; elsewhere it would be slower."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"

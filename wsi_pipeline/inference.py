@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.engine import Engine
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.store import TileState, TileStore
 
@@ -29,7 +29,7 @@ SHARDS_AHEAD = 2
 
 def score_shards(
     store: TileStore,
-    engine: TorchEngine,
+    engine: Engine,
     shards: Iterator[slice],
     on_scored: Callable[[int], None] = lambda _count: None,
 ) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.engine import Engine
 from wsi_pipeline.grid import TileGrid, mask_area_mm2, tile_grid
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.tiling import read_tile
@@ -41,7 +41,7 @@ class Expectation:
         return max(self.read_s, self.score_s or 0.0)
 
 
-def expect(slide: Slide, config: ScoreConfig, engine: TorchEngine | None) -> Expectation:
+def expect(slide: Slide, config: ScoreConfig, engine: Engine | None) -> Expectation:
     """Find the tissue, and time a few of its tiles through the reader and the model.
 
     Raises:

@@ -32,7 +32,7 @@ from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.engine import Engine, build_engine
 from wsi_pipeline.errors import (
     ConfigError,
     InUseError,
@@ -41,6 +41,7 @@ from wsi_pipeline.errors import (
     TissueError,
     WsiError,
 )
+from wsi_pipeline.execution import Execution
 from wsi_pipeline.geojson import write_geojson
 from wsi_pipeline.geometry import Box, Mpp
 from wsi_pipeline.grid import TileGrid, mask_area_mm2, tile_grid
@@ -80,7 +81,7 @@ Progress = Callable[[int, int], None]
 ModelSlot = Callable[[], AbstractContextManager[object]]
 """Entered while a slide uses the model, for those who score several slides on one device."""
 
-Engine = TorchEngine | Cluster
+Scorer = Engine | Cluster
 """A model, here or on a cluster."""
 
 SUMMARY = "summary.json"
@@ -103,7 +104,7 @@ def _silent(_done: int, _total: int) -> None:
     """Report no progress."""
 
 
-def start_engine(bundle: ModelBundle, config: ScoreConfig) -> Engine:
+def start_engine(bundle: ModelBundle, config: ScoreConfig) -> Scorer:
     """Make a model ready, on this machine or on the cluster that the configuration names.
 
     Raises:
@@ -111,14 +112,14 @@ def start_engine(bundle: ModelBundle, config: ScoreConfig) -> Engine:
 
     """
     if config.cluster is None:
-        return TorchEngine(bundle, config.engine)
+        return build_engine(bundle, config.engine)
     return Cluster(bundle, config.engine, config.cluster)
 
 
 def score_slide(
     location: str | Path,
     out: Path,
-    engine: Engine,
+    engine: Scorer,
     config: ScoreConfig,
     progress: Progress = _silent,
     *,
@@ -331,10 +332,10 @@ def tiling_identity(slide: Slide, config: ScoreConfig, digest: str | None = None
     }
 
 
-def scoring_identity(engine: Engine) -> dict[str, Any]:
+def scoring_identity(engine: Scorer) -> dict[str, Any]:
     """Return all that decides the scores of given tiles; its digest is that of the scores.
 
-    The precision and the kind of device belong to it: bfloat16 moves scores by about 0.01.
+    How the model is run belongs to it: bfloat16 moves scores by about 0.01.
     """
     card = engine.bundle.card
     return {
@@ -345,9 +346,9 @@ def scoring_identity(engine: Engine) -> dict[str, Any]:
             "demonstration": card.demonstration,
         },
         "classes": list(card.architecture.classes),
-        "device": engine.device.type,
-        "precision": engine.precision,
+        "execution": engine.execution.model_dump(mode="json"),
         "views": engine.config.views,
+        "class_fractions": engine.config.class_fractions,
     }
 
 
@@ -355,7 +356,7 @@ def _fill_and_score(
     location: str | Path,
     slide: Slide,
     store: TileStore,
-    engine: Engine,
+    engine: Scorer,
     config: ScoreConfig,
     progress: Progress,
     model_slot: ModelSlot,
@@ -392,7 +393,7 @@ def _fill_and_score(
 def _fill_and_score_here(
     slide: Slide,
     store: TileStore,
-    engine: TorchEngine,
+    engine: Engine,
     config: ScoreConfig,
     report: Callable[[int], None],
     model_slot: ModelSlot,
@@ -444,8 +445,7 @@ def _provenance(tiling: dict[str, Any], scoring: dict[str, Any], config: ScoreCo
         bundle=BundleFacts(**scoring["bundle"]),
         config=settings,
         config_digest=digest_of({"tiling": tiling, "scoring": scoring, "config": settings}),
-        device=scoring["device"],
-        precision=scoring["precision"],
+        execution=Execution(**scoring["execution"]),
         software={
             "wsi-pipeline": wsi_pipeline.__version__,
             "python": platform.python_version(),
@@ -499,7 +499,7 @@ def _refused(
     return summary.model_copy(update={"reason": str(error)})
 
 
-def _require_fit(engine: Engine, config: ScoreConfig) -> None:
+def _require_fit(engine: Scorer, config: ScoreConfig) -> None:
     """Raise if tiles would not be what the model was trained on."""
     card, grid = engine.bundle.card, config.grid
     if (grid.mpp, grid.tile_px) != (card.mpp, card.tile_px):

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from scipy import stats
 
 from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.execution import Execution
 from wsi_pipeline.scoremap import THRESHOLDS
 from wsi_pipeline.tiles import TileTable
 
@@ -79,8 +80,7 @@ class Provenance(_Record):
     config: dict[str, Any]
     """The whole resolved configuration."""
     config_digest: str
-    device: str
-    precision: str
+    execution: Execution
     software: dict[str, str]
     """Versions, by package."""
 

@@ -15,7 +15,7 @@ from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.messages import Ended, Job, Model, Progress, Ready, Setup, Unusable
 from wsi_pipeline.outcome import Outcome
-from wsi_pipeline.pipeline import Engine
+from wsi_pipeline.pipeline import Scorer
 
 PROGRESS_EVERY_S = 1.0
 
@@ -43,7 +43,7 @@ def work(asked: Iterator[str], answers: IO[str]) -> None:
         _say(answers, Ended(outcome=score(job, setup, engine, config, answers)))
 
 
-def score(job: Job, setup: Setup, engine: Engine, config: ScoreConfig, answers: IO[str]) -> Outcome:
+def score(job: Job, setup: Setup, engine: Scorer, config: ScoreConfig, answers: IO[str]) -> Outcome:
     """Score one slide; whatever becomes of it is an outcome."""
     start, busy_before = time.perf_counter(), engine.busy_s
     held: list[float] = []

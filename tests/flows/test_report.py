@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flows.report import MAX_URI_CHARS, artifact_key, markdown, picture_uri
+from wsi_pipeline.execution import Execution
 from wsi_pipeline.summary import (
     BundleFacts,
     Cellularity,
@@ -56,8 +57,7 @@ SUMMARY = SlideSummary(
         bundle=BundleFacts(name="ours", version="1", digest="d2", demonstration=False),
         config={},
         config_digest="d3",
-        device="cpu",
-        precision="float32",
+        execution=Execution(device="cpu", runtime="torch", precision="float32"),
         software={"torch": "2.11"},
     ),
 )

@@ -9,7 +9,7 @@ from tests.bad_slides import DAMAGES, OTHERS, good_slide
 from tests.trial import OK, Child
 from wsi_pipeline import readers
 from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import EngineConfig, TorchEngine
+from wsi_pipeline.engine import EngineConfig, build_engine
 from wsi_pipeline.errors import SlideUnavailableError, WsiError
 from wsi_pipeline.pipeline import score_slide
 
@@ -65,8 +65,8 @@ def test_made_from_a_real_slide(case, slides_dir, tmp_path, child):
 
 @pytest.fixture(scope="module")
 def engine(tiny_bundle):
-    config = EngineConfig(device="cpu", precision="float32", batch_size=4)
-    return TorchEngine(ModelBundle.load(tiny_bundle), config)
+    config = EngineConfig(device="cpu", runtime="torch", precision="float32", batch_size=4)
+    return build_engine(ModelBundle.load(tiny_bundle), config)
 
 
 @pytest.fixture

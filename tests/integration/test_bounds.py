@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.engine import build_engine
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.heatmap import read_cellularity
 from wsi_pipeline.pipeline import score_slide
@@ -24,7 +24,7 @@ OFFSET = (700, 301)
 def both(make_slide, section, tmp_path, tiny_bundle, tiny_config, monkeypatch):
     """The outputs of a section by itself, and of the same within a larger level 0."""
     height, width = section.rgb.shape[:2]
-    engine = TorchEngine(ModelBundle.load(tiny_bundle), tiny_config.engine)
+    engine = build_engine(ModelBundle.load(tiny_bundle), tiny_config.engine)
     plain = make_slide(section.rgb, name="plain.tif")
     score_slide(plain, tmp_path / "out", engine, tiny_config)
 

@@ -19,7 +19,7 @@ from tests.object_store import ObjectStore, serve_objects
 from wsi_pipeline import cluster, cluster_worker
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.engine import build_engine
 from wsi_pipeline.errors import ClusterError, ConfigError
 from wsi_pipeline.pipeline import score_slide, start_engine
 from wsi_pipeline.store import TileState, TileStore
@@ -131,7 +131,7 @@ def assert_same(files: dict[str, bytes], expected: dict[str, bytes]) -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_cluster_gives_the_same_files(site, slide, bundle, tiny_config, tmp_path, keep):
     config = on(tiny_config, keep_tiles=keep)
-    score_slide(slide, tmp_path / "here", TorchEngine(bundle, config.engine), config)
+    score_slide(slide, tmp_path / "here", build_engine(bundle, config.engine), config)
     there = on(config, cluster=site.address)
     engine = start_engine(bundle, there)
     seen = []
@@ -150,7 +150,7 @@ def test_a_cluster_gives_the_same_files(site, slide, bundle, tiny_config, tmp_pa
 
 def test_slide_and_store_on_s3(site, s3, slide, bundle, tiny_config, tmp_path):
     """Only URLs travel, and the objects are a local store's files."""
-    engine = TorchEngine(bundle, tiny_config.engine)
+    engine = build_engine(bundle, tiny_config.engine)
     url = f"{s3.url}/in/slide [1].tif"
     s3.files.pipe_file(url, slide.read_bytes())
     score_slide(slide, tmp_path / "local", engine, tiny_config)
@@ -183,7 +183,7 @@ def test_a_damaged_tile_is_left_out_as_without_a_cluster(
         file.seek(offset)
         file.write(bytes(count))
     config = on(tiny_config, min_coverage=0.1)
-    score_slide(slide, tmp_path / "here", TorchEngine(bundle, config.engine), config)
+    score_slide(slide, tmp_path / "here", build_engine(bundle, config.engine), config)
     there = on(config, cluster=site.address)
     score_slide(slide, tmp_path / "there", start_engine(bundle, there), there)
     assert_same(files_of(tmp_path / "there" / "slide"), files_of(tmp_path / "here" / "slide"))
@@ -244,7 +244,7 @@ def test_a_killed_worker_costs_what_it_had_not_committed(
 ):
     site = make_site(2)
     score_slide(
-        larger_slide, tmp_path / "here", TorchEngine(bundle, tiny_config.engine), tiny_config
+        larger_slide, tmp_path / "here", build_engine(bundle, tiny_config.engine), tiny_config
     )
     config = on(tiny_config, cluster=site.address)
     store = tmp_path / "there" / "slide" / "tiles.zarr"
@@ -270,7 +270,7 @@ def test_a_killed_driver_leaves_a_store_on_s3_that_the_next_goes_on_with(
 ):
     site = make_site(2)
     local = score_slide(
-        larger_slide, tmp_path / "local", TorchEngine(bundle, tiny_config.engine), tiny_config
+        larger_slide, tmp_path / "local", build_engine(bundle, tiny_config.engine), tiny_config
     )
     url = f"{s3.url}/in/slide.tif"
     s3.files.pipe_file(url, larger_slide.read_bytes())

@@ -15,7 +15,7 @@ import tifffile
 
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import EngineConfig, TorchEngine
+from wsi_pipeline.engine import EngineConfig, build_engine
 from wsi_pipeline.errors import OutputError, StoreError
 from wsi_pipeline.grid import GridConfig
 from wsi_pipeline.pipeline import score_slide
@@ -63,8 +63,8 @@ def disk(tmp_path):
 
 @pytest.fixture(scope="module")
 def engine(tiny_bundle):
-    config = EngineConfig(device="cpu", precision="float32", batch_size=4)
-    return TorchEngine(ModelBundle.load(tiny_bundle), config)
+    config = EngineConfig(device="cpu", runtime="torch", precision="float32", batch_size=4)
+    return build_engine(ModelBundle.load(tiny_bundle), config)
 
 
 @pytest.fixture(scope="module")

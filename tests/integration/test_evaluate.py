@@ -19,7 +19,7 @@ from wsi_pipeline.engine import EngineConfig
 from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.network import build_network
 
-ENGINE = EngineConfig(device="cpu", precision="float32", batch_size=4)
+ENGINE = EngineConfig(device="cpu", runtime="torch", precision="float32", batch_size=4)
 
 
 @pytest.fixture(scope="module")

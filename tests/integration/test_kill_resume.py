@@ -47,7 +47,7 @@ def command(make_slide, section, tiny_bundle, tmp_path):
     fine = cv2.resize(section.rgb, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
     slide = make_slide(fine, mpp=0.25, downsamples=(4, 16), compression="jpeg")
     config = tmp_path / "score.yaml"
-    engine = {"device": "cpu", "precision": "float32", "batch_size": 4}
+    engine = {"device": "cpu", "runtime": "torch", "precision": "float32", "batch_size": 4}
     grid = {"tile_px": 64, "stride_px": 64}
     config.write_text(yaml.safe_dump({"grid": grid, "engine": engine, "workers": 2}))
     return ["score", str(slide), "--bundle", str(tiny_bundle), "--config", str(config)]

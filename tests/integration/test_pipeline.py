@@ -16,7 +16,7 @@ from PIL import Image
 
 from wsi_pipeline import pipeline
 from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.engine import build_engine
 from wsi_pipeline.errors import (
     ConfigError,
     InUseError,
@@ -43,8 +43,8 @@ OUTPUTS = {
 def engine(tiny_bundle):
     from wsi_pipeline.engine import EngineConfig
 
-    config = EngineConfig(device="cpu", precision="float32", batch_size=4)
-    return TorchEngine(ModelBundle.load(tiny_bundle), config)
+    config = EngineConfig(device="cpu", runtime="torch", precision="float32", batch_size=4)
+    return build_engine(ModelBundle.load(tiny_bundle), config)
 
 
 @pytest.fixture

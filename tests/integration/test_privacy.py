@@ -20,7 +20,7 @@ from flows.report import markdown, picture_uri
 from tests.object_store import serve_objects
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import EngineConfig, TorchEngine
+from wsi_pipeline.engine import EngineConfig, build_engine
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.grid import GridConfig
 from wsi_pipeline.naming import Filing
@@ -47,8 +47,8 @@ SECRET = "wJalrXUtnFEMI-K7MDENG-bPxRfiCY"
 
 @pytest.fixture(scope="module")
 def engine(tiny_bundle):
-    config = EngineConfig(device="cpu", precision="float32", batch_size=4)
-    return TorchEngine(ModelBundle.load(tiny_bundle), config)
+    config = EngineConfig(device="cpu", runtime="torch", precision="float32", batch_size=4)
+    return build_engine(ModelBundle.load(tiny_bundle), config)
 
 
 @pytest.fixture(scope="module")

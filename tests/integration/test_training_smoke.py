@@ -19,7 +19,7 @@ from training.reg import RegConfig, regression_metrics, train_regression
 from training.seg import SegConfig, train_segmentation
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import EngineConfig, TorchEngine
+from wsi_pipeline.engine import EngineConfig, build_engine
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.grid import GridConfig
 from wsi_pipeline.network import build_network
@@ -96,7 +96,7 @@ def test_a_slide_is_scored_as_in_training(runs, workplace, section, make_slide, 
         ]
 
     bundle = ModelBundle.load(runs[1] / "bundle")
-    engine = TorchEngine(bundle, EngineConfig(device="cpu", precision="float32"))
+    engine = build_engine(bundle, EngineConfig(device="cpu", runtime="torch", precision="float32"))
     slide = make_slide(section.rgb, name="section.tif")
     whole = ScoreConfig(grid=GridConfig(min_tissue=0), engine=engine.config, workers=1)
     score_slide(slide, tmp_path / "out", engine, whole)

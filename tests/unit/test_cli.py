@@ -21,7 +21,7 @@ def wsi(tmp_path, tiny_bundle, monkeypatch, capsys):
     lines on stderr.
     """
     config = tmp_path / "score.yaml"
-    engine = {"device": "cpu", "precision": "float32", "batch_size": 4}
+    engine = {"device": "cpu", "runtime": "torch", "precision": "float32", "batch_size": 4}
     grid = {"tile_px": 64, "stride_px": 64}
     config.write_text(yaml.safe_dump({"grid": grid, "engine": engine, "workers": 2}))
     common = {
@@ -173,7 +173,7 @@ def test_inspect(wsi, make_slide, tissue):
         "Levels 512 × 512 (1/1), 128 × 128 (1/4)",
         "Tissue 0.0",
         "of 64 hold tissue",
-        "s with tiny on cpu (float32)",
+        "s with tiny (cpu, torch, float32)",
     ):
         assert words in out
     _, out, _ = wsi("inspect", slide, "--mpp", "0.25")

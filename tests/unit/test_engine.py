@@ -5,13 +5,12 @@ import torch
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.engine import (
     EngineConfig,
-    TorchEngine,
     choose_device,
     choose_precision,
-    class_fractions,
     dihedral_views,
 )
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.torch_engine import TorchEngine, class_fractions
 
 TOLERANCE = 1e-5
 """Largest difference that the batch size may make to a float32 score."""
@@ -92,11 +91,20 @@ def test_eight_views_are_averaged(tiny_bundle, tiles):
 
 
 def test_the_views_are_all_symmetries_of_a_square():
-    picture = torch.arange(16 * 3).reshape(1, 4, 4, 3)
+    picture = np.arange(16 * 3, dtype=np.uint8).reshape(1, 4, 4, 3)
     views = dihedral_views(picture, 8)
     assert len({tuple(view.flatten().tolist()) for view in views}) == 8
-    assert all(sorted(view.flatten()) == sorted(picture.flatten()) for view in views)
+    assert all(sorted(view.ravel()) == sorted(picture.ravel()) for view in views)
     assert len(dihedral_views(picture, 1)) == 1
+
+
+def test_without_class_fractions_the_decoder_is_not_run(tiny_bundle, tiles, monkeypatch):
+    with_them = engine_of(tiny_bundle).predict(tiles)
+    monkeypatch.setattr("wsi_pipeline.network.SegmentationNetwork.decode", None)
+    scores = engine_of(tiny_bundle, class_fractions=False).predict(tiles)
+    np.testing.assert_array_equal(scores.cellularity, with_them.cellularity)
+    assert scores.class_fraction.shape == with_them.class_fraction.shape
+    assert np.isnan(scores.class_fraction).all()
 
 
 def test_class_fractions_count_winners():

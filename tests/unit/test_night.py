@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wsi_pipeline import night as module
+from wsi_pipeline.execution import Execution
 from wsi_pipeline.night import ORDER, Night, write_night
 from wsi_pipeline.outcome import Outcome
 from wsi_pipeline.summary import (
@@ -71,8 +72,7 @@ def summary(*, mean: float | None = 0.342, demonstration: bool = False, flags=()
             ),
             config={},
             config_digest="ef" * 16,
-            device="cpu",
-            precision="float32",
+            execution=Execution(device="cpu", runtime="torch", precision="float32"),
             software={},
         ),
     )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from wsi_pipeline.execution import Execution
 from wsi_pipeline.summary import (
     HISTOGRAM_BINS,
     BundleFacts,
@@ -33,8 +34,7 @@ PROVENANCE = Provenance(
     bundle=BundleFacts(name="demo", version="1", digest="d1", demonstration=False),
     config={"grid": {"mpp": 0.5}},
     config_digest="d2",
-    device="cpu",
-    precision="float32",
+    execution=Execution(device="cpu", runtime="torch", precision="float32"),
     software={"torch": "2.11"},
 )
 

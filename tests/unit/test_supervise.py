@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import TorchEngine
+from wsi_pipeline.engine import build_engine
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.messages import Job, Model, Progress, Setup
 from wsi_pipeline.naming import file_slide
@@ -85,7 +85,7 @@ def test_a_worker_that_dies_costs_one_try(setup, job, tmp_path, tiny_bundle, tin
         assert "tiles had been scored by an earlier run" in log
         assert 0 < scored.model_s <= scored.model_until - scored.model_from < scored.seconds
     assert not [p for p in psutil.Process().children() if "wsi_pipeline.worker" in p.cmdline()]
-    engine = TorchEngine(ModelBundle.load(tiny_bundle), tiny_config.engine)
+    engine = build_engine(ModelBundle.load(tiny_bundle), tiny_config.engine)
     here = score_slide(job.location, tmp_path / "here", engine, tiny_config)
     assert scored.summary == here
 
