@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.bundle import ModelBundle, ModelCard
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import EngineConfig
+from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.grid import GridConfig
 from wsi_pipeline.network import Architecture, build_network
 
@@ -47,9 +48,9 @@ def write_slide(
     return path
 
 
-def save_tiny_bundle(folder: Path) -> Path:
-    """A guided network with random weights for tiles of 64 px: fast, but a bundle like any."""
-    torch.manual_seed(0)
+def save_tiny_bundle(folder: Path, *, tile_px: int = 64, mpp: float = 0.5, seed: int = 0) -> Path:
+    """A guided network with random weights for small tiles: fast, but a bundle like any."""
+    torch.manual_seed(seed)
     architecture = Architecture(
         segmentation_backbone="tf_efficientnet_lite0", regression_backbone="resnet18"
     )
@@ -57,7 +58,8 @@ def save_tiny_bundle(folder: Path) -> Path:
         name="tiny",
         version="1",
         architecture=architecture,
-        tile_px=64,
+        mpp=Mpp(mpp),
+        tile_px=tile_px,
         trained_on="Nothing: its weights are random.",
         licence="Apache-2.0",
         intended_use="Tests.",

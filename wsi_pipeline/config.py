@@ -31,7 +31,10 @@ class SlideConfig(BaseModel):
     """Overrides what files say of their level-0 pixel size, in µm."""
 
 
-NOT_DECIDING = {"workers", "store", "cluster", "crew", "inbox", "digest_cache"}
+NOT_DECIDING: dict[str, Any] = {
+    **dict.fromkeys(("workers", "store", "cluster", "crew", "inbox", "digest_cache"), True),
+    "engine": {"coarse": {"bundle": True}},  # a model is known by its digest, not by its folder
+}
 """What says where and how the work is done, and not what comes out of it."""
 
 

@@ -11,12 +11,12 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.errors import ConfigError
@@ -26,6 +26,29 @@ from wsi_pipeline.store import Scores
 CPU_BATCH, GPU_BATCH = 1, 64
 """Measured: on a CPU a batch of 4 takes 1.5 times as long for each tile, since its features leave
 the caches; a GPU wants to be filled."""
+
+
+class CoarseConfig(BaseModel):
+    """A first pass over all tiles by a small model; see `wsi_pipeline.coarse`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: str
+    """The small model: a folder, or hf://owner/name."""
+    refine_from: float = Field(default=0.01, ge=0, le=1)
+    """Tiles to which it gives less keep its score."""
+    refine_to: float = Field(default=1.0, ge=0, le=1)
+    """So do those to which it gives more."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.refine_from > self.refine_to:
+            raise ValueError("refine_from is above refine_to, so that nothing would be refined")
+        return self
+
+    def leaves_open(self, cellularity: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which coarse scores call for the large model, bool [n]."""
+        return (cellularity >= self.refine_from) & (cellularity <= self.refine_to)
 
 
 class EngineConfig(BaseModel):
@@ -45,25 +68,37 @@ class EngineConfig(BaseModel):
     """8 averages over rotations and reflections, eight times as slow, and gives their deviation."""
     class_fractions: bool = True
     """Whether tiles get their shares of tissue classes; without, the decoder is not run."""
+    coarse: CoarseConfig | None = None
+    """A small model that spares this one most tiles; None scores all of them fully."""
 
 
 class Engine(Protocol):
-    """A model, ready to score tiles.
+    """A model, ready to score tiles."""
 
-    Attributes:
-        bundle: the model.
-        config: how it was asked to run.
-        execution: how it runs.
-        batch_size: tiles to a batch.
-        busy_s: seconds spent in `predict` so far.
+    @property
+    def bundle(self) -> ModelBundle:
+        """The model."""
+        ...
 
-    """
+    @property
+    def config(self) -> EngineConfig:
+        """How it was asked to run."""
+        ...
 
-    bundle: ModelBundle
-    config: EngineConfig
-    execution: Execution
-    batch_size: int
-    busy_s: float
+    @property
+    def execution(self) -> Execution:
+        """How it runs."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Tiles to a batch."""
+        ...
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds spent in `predict` so far."""
+        ...
 
     def predict(self, rgb: NDArray[np.uint8]) -> Scores:
         """Score any number of tiles, uint8 [n, side, side, 3]."""
@@ -78,10 +113,24 @@ def build_engine(bundle: ModelBundle, config: EngineConfig) -> Engine:
         BundleError: if the bundle does not hold its network's weights.
 
     """
+    if config.coarse is not None:
+        return _coarse_to_fine(bundle, config, config.coarse)
     # Here, since each knows this module.
     from wsi_pipeline.torch_engine import TorchEngine
 
     return TorchEngine(bundle, config)
+
+
+def _coarse_to_fine(bundle: ModelBundle, config: EngineConfig, coarse: CoarseConfig) -> Engine:
+    from wsi_pipeline.coarse import CoarseToFine
+
+    small = ModelBundle.load(coarse.bundle)
+    same_classes = small.card.architecture.classes == bundle.card.architecture.classes
+    alone = config.model_copy(update={"coarse": None})
+    first = alone.model_copy(
+        update={"views": 1, "class_fractions": alone.class_fractions and same_classes}
+    )
+    return CoarseToFine(build_engine(small, first), build_engine(bundle, alone), coarse)
 
 
 def execution_of(config: EngineConfig) -> Execution:
@@ -137,7 +186,12 @@ class BatchEngine(ABC):
             fraction = by_view[:, :n_tiles].mean(0)
         deviation = score.std(0) if views > 1 else np.full(n_tiles, np.nan, np.float32)
         self.busy_s += time.perf_counter() - start
-        return Scores(cellularity=score.mean(0), cellularity_std=deviation, class_fraction=fraction)
+        return Scores(
+            cellularity=score.mean(0),
+            cellularity_std=deviation,
+            class_fraction=fraction,
+            cellularity_coarse=np.full(n_tiles, np.nan, np.float32),
+        )
 
     @abstractmethod
     def _run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterable[BatchOutput]:

@@ -10,6 +10,7 @@ Layout (N tissue tiles; all arrays are sharded or chunked alike, S tiles to a sh
     cellularity     float32 [N]                  NaN is "not scored"
     cellularity_std float32 [N]                  NaN unless several views were scored
     class_fraction  float32 [N, classes]
+    cellularity_coarse float32 [N]               of the first pass, see `wsi_pipeline.coarse`
     state           uint8   [N]                  see `TileState`
 
 A shard of tiles is the unit of work. Its writer writes the data first and the shard's `state` last,
@@ -78,7 +79,7 @@ WANTED_SHARDS = 16
 
 NAME = "tiles.zarr"
 
-_SCORES = ("cellularity", "cellularity_std", "class_fraction")
+_SCORES = ("cellularity", "cellularity_std", "class_fraction", "cellularity_coarse")
 
 _ROOT_METADATA = "zarr.json"
 """Of a group or an array; in an object store its presence says that all else is there."""
@@ -153,12 +154,14 @@ class Scores:
         cellularity: float32 [n], 0 to 1.
         cellularity_std: float32 [n], over views; NaN if there was one.
         class_fraction: float32 [n, classes], shares of the tile's area; NaN without segmentation.
+        cellularity_coarse: float32 [n], of a first pass by a small model; NaN if there was none.
 
     """
 
     cellularity: NDArray[np.float32]
     cellularity_std: NDArray[np.float32]
     class_fraction: NDArray[np.float32]
+    cellularity_coarse: NDArray[np.float32]
 
 
 def digest_of(value: Mapping[str, Any]) -> str:
@@ -480,7 +483,7 @@ class TileStore:
             self._arrays.pop(name, None)
         n_tiles = len(self)
         per_shard = self._array("state").chunks[0]
-        for name in ("cellularity", "cellularity_std"):
+        for name in ("cellularity", "cellularity_std", "cellularity_coarse"):
             _per_tile(self._group, name, (n_tiles,), per_shard)
         _per_tile(self._group, "class_fraction", (n_tiles, n_classes), per_shard)
         self._group.update_attributes({"scoring": dict(scoring), "scoring_digest": digest})
@@ -540,6 +543,7 @@ class TileStore:
             cellularity=np.asarray(self._array("cellularity")[:], np.float32),
             cellularity_std=np.asarray(self._array("cellularity_std")[:], np.float32),
             class_fraction=np.asarray(self._array("class_fraction")[:], np.float32),
+            cellularity_coarse=np.asarray(self._array("cellularity_coarse")[:], np.float32),
         )
 
     def _set_scores_aside(self) -> None:
