@@ -46,7 +46,6 @@ def nights(
     return Nights(make_site(), tmp_path, bundle=tiny_bundle, config=file)
 
 
-@pytest.mark.long
 def test_a_night_goes_on_where_a_killed_one_stopped(nights: Nights, whole: Path) -> None:
     killed = nights.ask()
     _work_goes_on(nights, killed)

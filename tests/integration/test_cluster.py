@@ -190,6 +190,7 @@ def test_a_damaged_tile_is_left_out_as_without_a_cluster(
     assert TileStore(tmp_path / "there" / "slide" / "tiles.zarr").n_unreadable > 0
 
 
+@pytest.mark.long
 def test_a_cluster_that_does_not_fit_says_why(
     site, slide, bundle, tiny_config, tmp_path, monkeypatch
 ):

@@ -266,6 +266,7 @@ def test_the_fingerprint_changes_with_any_file(tmp_path):
     assert len(set(seen)) == len(seen)
 
 
+@pytest.mark.long
 def test_ten_thousand_slides_in_seconds(tmp_path):
     for index in range(10_000):
         folder = tmp_path / f"{index // 100}"
