@@ -3,6 +3,9 @@
 The grid starts at the corner of the slide's bounds and steps by the stride; the last row and column
 may reach beyond the slide and are then padded with white and marked. Where a slide is smaller than
 a tile, one padded tile holds it.
+
+Corners are moved by half a pixel of the tile at most, onto whole pixels of the resolution that the
+tiles will be read from: nothing needs to be interpolated between pixels then.
 """
 
 from dataclasses import dataclass
@@ -103,11 +106,13 @@ def tile_grid(
         raise TissueError(f"{file}: no tissue was found. Look at tissue.png and thumbnail.png.")
     l0_tile = config.tile_px * config.mpp / slide_mpp
     l0_stride = config.stride_px * config.mpp / slide_mpp
-    columns = steps_to_cover(l0_bounds.width, l0_tile, l0_stride)
-    rows = steps_to_cover(l0_bounds.height, l0_tile, l0_stride)
+    l0_px = whole_pixel(config.mpp / slide_mpp)
+    # What half a pixel covers is not worth a tile that may lie beyond the border.
+    columns = steps_to_cover(l0_bounds.width, l0_tile, l0_stride, slack=l0_px / 2)
+    rows = steps_to_cover(l0_bounds.height, l0_tile, l0_stride, slack=l0_px / 2)
 
-    l0_left = l0_bounds.x + np.rint(np.arange(columns) * l0_stride).astype(np.int64)
-    l0_top = l0_bounds.y + np.rint(np.arange(rows) * l0_stride).astype(np.int64)
+    l0_left = l0_bounds.x + np.rint(np.arange(columns) * l0_stride / l0_px).astype(np.int64) * l0_px
+    l0_top = l0_bounds.y + np.rint(np.arange(rows) * l0_stride / l0_px).astype(np.int64) * l0_px
     inside = np.outer(
         _overlap(l0_top, l0_tile, l0_bounds.y, l0_bounds.height),
         _overlap(l0_left, l0_tile, l0_bounds.x, l0_bounds.width),
@@ -147,10 +152,15 @@ def mask_area_mm2(mask: NDArray[np.bool_], l0_bounds: Box, slide_mpp: Mpp) -> fl
     return area_um2 / 1e6
 
 
-def steps_to_cover(extent: float, tile: float, stride: float) -> int:
-    """Count the tiles, a stride apart, that cover an extent; at least one."""
+def whole_pixel(downsample: float) -> int:
+    """Side of the largest pixel, in level-0 pixels, that pyramids have and `downsample` allows."""
+    return 1 << int(np.log2(max(1.0, downsample * MAX_UPSAMPLING_OF_LEVEL)))
+
+
+def steps_to_cover(extent: float, tile: float, stride: float, slack: float = 0.0) -> int:
+    """Count the tiles, a stride apart, that cover an extent but for the slack; at least one."""
     # A thousandth of a stride is not worth a row of padding.
-    return 1 + max(0, int(np.ceil((extent - tile) / stride - 1e-3)))
+    return 1 + max(0, int(np.ceil((extent - slack - tile) / stride - 1e-3)))
 
 
 def box_means(

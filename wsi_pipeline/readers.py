@@ -5,53 +5,40 @@ equal. On lower levels whose downsample is not a whole number OpenSlide places p
 interpolation where tiffslide takes the nearest; `tests/integration/test_slide.py` holds the
 difference to the tolerance stated there.
 
-Both are given headers that say anything and tiles that hold anything: what they would have to set
-aside memory for is checked first.
+Of plain tiled TIFFs tiffslide reads the headers alone, and `wsi_pipeline.tiff_tiles` the tiles.
 """
 
-import struct
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from io import BytesIO
-from typing import Any, Literal, Protocol
+from dataclasses import astuple, dataclass
+from functools import partial
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import openslide
 import tifffile
 import tiffslide
-from numpy.typing import NDArray
-from PIL import Image
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.reachable import is_away, one_line, unavailable
 from wsi_pipeline.slide_files import is_url, open_binary
-from wsi_pipeline.tiff import MAX_TILE_PX
+from wsi_pipeline.tiff_tiles import (
+    Rescue,
+    Rgb,
+    SharedFile,
+    TiledLevels,
+    area_mean,
+    guard,
+    plain_pages,
+)
 
 Backend = Literal["auto", "openslide", "tiffslide"]
-Rgb = NDArray[np.uint8]
-"""uint8 [rows, columns, 3]."""
-
 TIFFSLIDE_VENDORS = frozenset({"aperio", "generic-tiff"})
 """Where both readers agree pixel by pixel, tiffslide is chosen: it decodes three times as fast."""
-
-JPEG = frozenset({6, 7})
-JPEG_2000 = frozenset({33003, 33004, 33005, 33007, 34712})
-WEBP = frozenset({34927, 50001})
-DECODED_TO_SIZE = frozenset({1, 5, 8, 32773, 32946, 34925, 50000})
-"""Uncompressed, LZW, deflate, PackBits, LZMA, Zstandard: decoded into a buffer of the tile's size.
-
-The others say in their own header how large they become."""
-
-SCAN = 0xFFDA
-FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
-"""JPEG's markers of a frame; those left out are of tables and extensions."""
-BARE = frozenset(range(0xFFD0, 0xFFDA)) | {0xFFFF}
-
-EXCESS = 4
-"""A compressed tile that says it becomes so many times larger than a tile is damaged, or a bomb."""
+SHRUNK_AT_ONCE_PX = 1 << 24
+"""What is read at most to be shrunk by a reader that has no better way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +49,6 @@ class Level:
     downsample: float
 
 
-Rescue = Callable[[int, Box], Rgb]
-"""Reads a box of a level in another way; raises if that fails too."""
-
-
-class LostTileError(ValueError):
-    """A compressed tile cannot be decoded, in another way neither."""
-
-
 class Reader(Protocol):
     """What `Slide` needs of a reading library. Reads stay within the level."""
 
@@ -78,11 +57,20 @@ class Reader(Protocol):
     l0_bounds: Box | None
     mpp_xy: tuple[float, float] | None
     objective_power: float | None
+    shrinks: tuple[tuple[int, ...], ...]
+    """For each level, by which whole numbers it is read smaller for less than at its full size."""
     rescue: Rescue | None
     """Asked for the tiles that cannot be decoded, where the library says which they are."""
 
-    def read_level(self, level: int, box: Box) -> Rgb:
-        """Read whole pixels of one level; raises whatever the library raises."""
+    def read_level(self, level: int, box: Box, shrink: int = 1) -> Rgb:
+        """Read whole pixels of one level; raises whatever the library raises.
+
+        Args:
+            level: its index.
+            box: in pixels of the level at one part in `shrink` of its sides.
+            shrink: 1, or what the reader in use offers for the level: the other one does it, too.
+
+        """
         ...
 
     def is_spent(self, error: Exception) -> bool:
@@ -106,14 +94,14 @@ class SharedReader:
         self._lease: _Lease | None = _Lease(opened)
         self._closed = False
 
-    def read_level(self, level: int, box: Box) -> Rgb:
+    def read_level(self, level: int, box: Box, shrink: int = 1) -> Rgb:
         """Read whole pixels of one level; raises whatever the library raises.
 
         The error may be another thread's, which has spent the reader: see `read_alone`.
         """
         lease = self._taken()
         try:
-            return lease.reader.read_level(level, box)
+            return lease.reader.read_level(level, box, shrink)
         except Exception as error:
             if lease.reader.is_spent(error):
                 self._retire(lease)
@@ -121,10 +109,10 @@ class SharedReader:
         finally:
             self._give_back(lease)
 
-    def read_alone(self, level: int, box: Box) -> Rgb:
+    def read_alone(self, level: int, box: Box, shrink: int = 1) -> Rgb:
         """Read with a reader of this read's own: an error is its own, too."""
         with closing(self._open()) as reader:
-            return reader.read_level(level, box)
+            return reader.read_level(level, box, shrink)
 
     def close(self) -> None:
         """Close the file, once nobody reads from it any more; reads fail from then on."""
@@ -179,6 +167,7 @@ class OpenSlideReader:
         properties = self._slide.properties
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         self.levels = _levels(self._slide.level_dimensions)
+        self.shrinks: tuple[tuple[int, ...], ...] = ((),) * len(self.levels)
         self.mpp_xy = _positive_pair(
             properties.get(openslide.PROPERTY_NAME_MPP_X),
             properties.get(openslide.PROPERTY_NAME_MPP_Y),
@@ -196,8 +185,10 @@ class OpenSlideReader:
         known = [int(value) for value in bounds if value is not None]
         self.l0_bounds = Box(*known) if len(known) == len(bounds) else None
 
-    def read_level(self, level: int, box: Box) -> Rgb:
-        """Read whole pixels of one level."""
+    def read_level(self, level: int, box: Box, shrink: int = 1) -> Rgb:
+        """Read whole pixels of one level, shrunk by their area mean."""
+        if shrink > 1:
+            return _shrunk(partial(self.read_level, level), box, shrink)
         # The library wants level-0 coordinates and divides by its own downsample.
         downsample = self._slide.level_downsamples[level]
         l0_corner = (round(box.x * downsample), round(box.y * downsample))
@@ -221,19 +212,17 @@ class TiffSlideReader:
     """Reads TIFFs, by paths and URLs."""
 
     def __init__(self, location: str) -> None:
-        self.rescue: Rescue | None = None
-        self._lost: dict[tuple[int, int], str] = {}
         self._file = ExitStack()
         try:
             # Opened here, since tiffslide hands names to fsspec.
             file: Any = self._file.enter_context(open_binary(location))
             self._slide = tiffslide.TiffSlide(file)
-            self._read_header(location)
+            self._read_header(file, location)
         except BaseException:
             self._file.close()
             raise
 
-    def _read_header(self, location: str) -> None:
+    def _read_header(self, file: BinaryIO, location: str) -> None:
         properties = self._slide.properties
         self.vendor = str(properties["tiffslide.vendor"] or "generic-tiff")
         self.levels = _levels(self._slide.level_dimensions)
@@ -244,27 +233,40 @@ class TiffSlideReader:
         if self.vendor == "generic-tiff":
             _require_largest(series, self._slide.ts_tifffile.series, location)
         for level in series.levels:
-            _guard(level.keyframe, location)
-        self._tile_pages = _tile_pages(series, properties)
-        self._file_lock = threading.Lock()
-        self._recent = threading.local()
-        dtype, channels = self._pixel_type(series)
+            guard(level.keyframe, location)
+        pages = plain_pages(series, properties)
+        self._tiles = None if pages is None else TiledLevels(pages, SharedFile(file))
+        self.shrinks = self._tiles.shrinks if self._tiles else ((),) * len(self.levels)
+        # Of tiles the first is not read for its type: it may be damaged.
+        dtype, channels = (
+            (series.dtype, pages[0].samplesperpixel) if pages else self._type_of_first_pixel()
+        )
         if dtype != np.uint8 or channels not in (3, 4):
             raise SlideError(
                 f"{location}: its pixels are {dtype} with {channels} channel(s), but a brightfield "
                 f"slide has 8-bit RGB. Export it as RGB."
             )
 
-    def _pixel_type(self, series: tifffile.TiffPageSeries) -> tuple[Any, int]:
-        if self._tile_pages is not None:  # not read: the first tile may be damaged
-            return series.dtype, self._tile_pages[0].samplesperpixel
+    @property
+    def rescue(self) -> Rescue | None:
+        """Asked for the tiles that cannot be decoded, where the library says which they are."""
+        return self._tiles.rescue if self._tiles else None
+
+    @rescue.setter
+    def rescue(self, rescue: Rescue | None) -> None:
+        if self._tiles:
+            self._tiles.rescue = rescue
+
+    def _type_of_first_pixel(self) -> tuple[Any, int]:
         probe = self._slide.read_region((0, 0), 0, (1, 1), as_array=True)
         return probe.dtype, probe.shape[-1]
 
-    def read_level(self, level: int, box: Box) -> Rgb:
-        """Read whole pixels of one level."""
-        if self._tile_pages is not None:
-            return self._read_tiles(level, self._tile_pages[level], box)
+    def read_level(self, level: int, box: Box, shrink: int = 1) -> Rgb:
+        """Read whole pixels of one level, shrunk in the decoder or by their area mean."""
+        if self._tiles is not None:
+            return self._tiles.read(level, box, shrink)
+        if shrink > 1:
+            return _shrunk(partial(self.read_level, level), box, shrink)
         # The library divides by its own downsample and truncates: stay off the rounding edge.
         downsample = self._slide.level_downsamples[level]
         nudge = 1e-6 if downsample > 1 else 0.0
@@ -282,78 +284,6 @@ class TiffSlideReader:
         """Close the file."""
         self._slide.close()
         self._file.close()
-
-    def _read_tiles(self, level: int, page: tifffile.TiffPage, box: Box) -> Rgb:
-        """Decode the compressed tiles that a region touches.
-
-        tiffslide itself would go through zarr's event loop for every tile, which takes twice as
-        long as decoding it. The tiles of a thread's last read are kept: its next one is usually
-        beside it and shares a column of them.
-        """
-        tile_height, tile_width = page.tilelength, page.tilewidth
-        across = -(-page.imagewidth // tile_width)
-        indices = [
-            row * across + column
-            for row in range(box.y // tile_height, -(-box.bottom // tile_height))
-            for column in range(box.x // tile_width, -(-box.right // tile_width))
-        ]
-        recent: dict[tuple[int, int], Rgb | None] = getattr(self._recent, "tiles", {})
-        keys = {index: (page.index, index) for index in indices}
-        self._raise_if_lost(keys.values())
-        with self._file_lock:
-            segments = {
-                index: _bytes_at(page, page.dataoffsets[index], page.databytecounts[index])
-                for index in indices
-                if keys[index] not in recent
-            }
-        decoded: dict[tuple[int, int], Rgb | None] = {}
-        pixels = np.full((box.height, box.width, 3), 255, np.uint8)
-        for index in indices:
-            key = keys[index]
-            x, y = index % across * tile_width, index // across * tile_height
-            tile_box = Box(x, y, tile_width, tile_height).intersection(
-                Box(0, 0, page.imagewidth, page.imagelength)
-            )
-            if key in recent:
-                tile = recent[key]
-            else:
-                try:
-                    tile = _decoded(page, index, segments[index])
-                except MemoryError:
-                    raise
-                # Damaged tiles surface as whatever the codec raises.
-                except Exception as error:
-                    if self.rescue is None:
-                        raise
-                    tile = self._rescued(self.rescue, level, key, tile_box, error)
-            decoded[key] = tile
-            if tile is None:  # never scanned: glass
-                continue
-            part = tile_box.intersection(box)
-            pixels[part.y - box.y : part.bottom - box.y, part.x - box.x : part.right - box.x] = (
-                tile[part.y - y : part.bottom - y, part.x - x : part.right - x]
-            )
-        self._raise_if_lost(keys.values())
-        self._recent.tiles = decoded
-        return pixels
-
-    def _rescued(
-        self, rescue: Rescue, level: int, key: tuple[int, int], tile_box: Box, reason: Exception
-    ) -> Rgb | None:
-        """Ask for a damaged tile elsewhere; None, and it is noted, if it is lost."""
-        try:
-            return rescue(level, tile_box)
-        except Exception as error:
-            if is_away(error):
-                raise
-            self._lost[key] = one_line(reason)
-            return None
-
-    def _raise_if_lost(self, keys: Iterable[tuple[int, int]]) -> None:
-        """Raise for tiles that are known to be lost: nobody is asked for them again."""
-        for key in keys if self._lost else ():
-            if key in self._lost:
-                raise LostTileError(f"tile {key[1]} of its directory {key[0]}: {self._lost[key]}")
 
 
 READERS: dict[str, Callable[[str], Reader]] = {
@@ -415,108 +345,15 @@ def _require_largest(
             )
 
 
-def _tile_pages(
-    series: tifffile.TiffPageSeries, properties: dict[str, Any]
-) -> list[tifffile.TiffPage] | None:
-    """Return each level's page if all are plain tiled RGB, or None."""
-    if properties.get("tiffslide.series-composition") is not None:
-        return None
-    pages: list[Any] = [level.pages[0] for level in series.levels]
-    plain = all(
-        isinstance(page, tifffile.TiffPage)
-        and page.is_tiled
-        and page.axes == "YXS"
-        and len(level.pages) == 1
-        for page, level in zip(pages, series.levels, strict=True)
-    )
-    return pages if plain else None
-
-
-def _guard(page: tifffile.TiffPage, location: str) -> None:
-    """Have a picture's tiles checked before they are decoded, whoever asks for them.
-
-    Raises:
-        SlideError: if its tiles or strips cannot be decoded within bounds.
-
-    """
-    codec = int(page.compression)
-    if codec not in DECODED_TO_SIZE | JPEG | JPEG_2000 | WEBP:
-        raise SlideError(
-            f"{location}: its pixels are compressed in a way that is not supported "
-            f"({one_line(str(page.compression))}). Convert it to a TIFF with JPEG tiles."
-        )
-    height, width = (
-        (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-    )
-    if height * width > MAX_TILE_PX:
-        raise SlideError(
-            f"{location}: its picture is stored in pieces of {width:,} × {height:,} px, and each "
-            f"would be decoded whole. Convert it to a tiled pyramid, for instance with "
-            f"`vips tiffsave --tile --pyramid`."
-        )
-    limit = EXCESS * height * width * max(3, page.samplesperpixel)
-    decode = page.decode
-
-    def checked(segment: bytes | None, index: int, **options: Any) -> Any:  # noqa: ANN401
-        if segment is not None:
-            header = options.get("jpegheader") or b""
-            values = _declared_values(codec, header + segment)
-            if values > limit:
-                raise ValueError(f"a tile of {width}x{height} px claims {values:,} values")
-        return decode(segment, index, **options)
-
-    page.decode = checked
-
-
-def _declared_values(codec: int, segment: bytes) -> int:
-    """Return how many values a compressed tile says it becomes; 0 where that is not its to say."""
-    if codec in JPEG:
-        return _jpeg_values(segment)
-    if codec in JPEG_2000:
-        start = segment.find(b"\xff\x4f\xff\x51")
-        right, bottom, left, top = struct.unpack_from(">4I", segment, start + 8)
-        (components,) = struct.unpack_from(">H", segment, start + 40)
-        return int((right - left) * (bottom - top) * components)
-    if codec in WEBP:
-        with Image.open(BytesIO(segment), formats=["WEBP"]) as picture:
-            return picture.width * picture.height * 4
-    return 0
-
-
-def _jpeg_values(segment: bytes) -> int:
-    """Return width times height times components of a JPEG's frame; 0 if it has none."""
-    at = segment.find(b"\xff")
-    while 0 <= at <= len(segment) - 10:
-        marker, length = struct.unpack_from(">HH", segment, at)
-        if marker == SCAN:
-            break
-        if marker in FRAMES:
-            height, width, components = struct.unpack_from(">HHB", segment, at + 5)
-            return int(height * width * components)
-        # Decoders skip what is no marker, so that is no place to hide.
-        has_content = marker > 0xFFBF and marker not in BARE
-        at = segment.find(b"\xff", at + 2 + length if has_content else at + 1)
-    return 0
-
-
-def _bytes_at(page: tifffile.TiffPage, offset: int, count: int) -> bytes | None:
-    """Read one compressed tile; None where the file leaves it out."""
-    if not count:
-        return None
-    most = EXCESS * (page.tilelength * page.tilewidth * page.samplesperpixel + (1 << 14))
-    if count > most:
-        raise ValueError(f"a tile of {page.tilewidth}x{page.tilelength} px claims {count:,} bytes")
-    file = page.parent.filehandle
-    file.seek(offset)
-    return bytes(file.read(count))
-
-
-def _decoded(page: tifffile.TiffPage, index: int, segment: bytes | None) -> Rgb | None:
-    """Decode one compressed tile, uint8 [rows, columns, 3]; None where the file leaves it out."""
-    if segment is None:
-        return None
-    pixels = page.decode(segment, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
-    return np.asarray(np.asarray(pixels)[0][..., :3], np.uint8)
+def _shrunk(read: Callable[[Box], Rgb], box: Box, shrink: int) -> Rgb:
+    """Read a box at a part of its size by area means, in bands whose memory has a bound."""
+    rows = max(1, SHRUNK_AT_ONCE_PX // (box.width * shrink**2))
+    bands = [
+        area_mean(read(Box(*(side * shrink for side in astuple(band)))), shrink, shrink)
+        for top in range(box.y, box.bottom, rows)
+        for band in [Box(box.x, top, box.width, rows).intersection(box)]
+    ]
+    return np.concatenate(bands)
 
 
 def _levels(dimensions: Sequence[tuple[int, int]]) -> tuple[Level, ...]:

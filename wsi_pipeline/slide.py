@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,18 +21,10 @@ from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.locations import require_no_secret
 from wsi_pipeline.mpp import DISAGREEMENT, MppSources, isotropic, referee_mpp
 from wsi_pipeline.reachable import Footprint, footprint, is_away, one_line, unavailable
-from wsi_pipeline.readers import (
-    READERS,
-    Backend,
-    Level,
-    LostTileError,
-    Reader,
-    Rgb,
-    SharedReader,
-    open_reader,
-)
+from wsi_pipeline.readers import READERS, Backend, Level, Reader, SharedReader, open_reader
 from wsi_pipeline.slide_files import content_digest, files_of, open_binary
 from wsi_pipeline.tiff import MAX_SIDE_PX, check_tiff
+from wsi_pipeline.tiff_tiles import LostTileError, Rgb, area_mean
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +41,24 @@ MAX_DAMAGED_BLOCKS = 200
 """More are not cut up: a slide so damaged is not worth the hours that its outlines would take."""
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What regions can be read from: a level, or one decoded at a part of its size.
+
+    Attributes:
+        level: index of the level.
+        shrink: its tiles are decoded at one part in so many of their sides.
+        size: of the whole view, in its own pixels.
+        downsample: side of its pixel in level-0 pixels.
+
+    """
+
+    level: int
+    shrink: int
+    size: Size
+    downsample: float
+
+
 class Slide:
     """A slide opened for reading; safe to share between threads.
 
@@ -59,7 +70,7 @@ class Slide:
         mpp_sources: all that the file says of its pixel size.
         vendor: the format, in OpenSlide's terms.
         backend: the reader in use, "openslide" or "tiffslide".
-        levels: the pyramid.
+        levels: the pyramid that the file holds; see `view_for` for what is read.
         repaired_reads: reads that only succeeded at a second try or with the other reader.
         unreadable: level-0 boxes that no thumbnail could show, since they cannot be decoded.
 
@@ -87,6 +98,7 @@ class Slide:
         self.name = name
         self.vendor = reader.vendor
         self.levels = reader.levels
+        self._views = _views(reader.levels, reader.shrinks)
         self.l0_size = reader.levels[0].size
         self.l0_bounds = _scanned_part(self.l0_size, reader.l0_bounds)
         self.mpp_sources = mpp_sources
@@ -135,11 +147,15 @@ class Slide:
             reader.close()
             raise
 
+    def view_for(self, downsample: float) -> View:
+        """Return what is read for pixels of so many level-0 pixels: the coarsest fine enough."""
+        return self._views[best_level(self._views, downsample)]
+
     def read(self, l0_box: Box, size: Size) -> Rgb:
         """Read a region, resampled to `size` with anti-aliasing; white outside the slide.
 
-        The level is the coarsest that is still fine enough. Placement is exact to less than half a
-        pixel of that level.
+        What is read is the coarsest view that is still fine enough. Placement is exact to less
+        than half a pixel of it.
 
         Args:
             l0_box: the region in level-0 pixels; it may reach beyond the slide.
@@ -153,24 +169,22 @@ class Slide:
             SlideUnavailableError: if the file cannot be reached now, or is no longer the same.
 
         """
-        wanted = min(l0_box.width / size.width, l0_box.height / size.height)
-        index = best_level(self.levels, wanted)
-        level = self.levels[index]
+        view = self.view_for(min(l0_box.width / size.width, l0_box.height / size.height))
         x, y, width, height = (
-            side / level.downsample for side in (l0_box.x, l0_box.y, l0_box.width, l0_box.height)
+            side / view.downsample for side in (l0_box.x, l0_box.y, l0_box.width, l0_box.height)
         )
         left, top = int(np.floor(x + 1e-6)), int(np.floor(y + 1e-6))
         right, bottom = int(np.ceil(x + width - 1e-6)), int(np.ceil(y + height - 1e-6))
-        wanted_box = Box(left, top, right - left, bottom - top)
-        inside = wanted_box.intersection(Box(0, 0, level.size.width, level.size.height))
-        if inside.size == wanted_box.size:
-            pixels = self._read_level(index, wanted_box)
+        box = Box(left, top, right - left, bottom - top)
+        inside = box.intersection(Box(0, 0, view.size.width, view.size.height))
+        if inside.size == box.size:
+            pixels = self._read_view(view, box)
         else:
-            pixels = np.full((wanted_box.height, wanted_box.width, 3), 255, np.uint8)
+            pixels = np.full((box.height, box.width, 3), 255, np.uint8)
             if inside.width and inside.height:
                 row, column = inside.y - top, inside.x - left
-                pixels[row : row + inside.height, column : column + inside.width] = (
-                    self._read_level(index, inside)
+                pixels[row : row + inside.height, column : column + inside.width] = self._read_view(
+                    view, inside
                 )
         return resample(pixels, (x - left, y - top, width, height), size)
 
@@ -190,8 +204,8 @@ class Slide:
         l0_per_px = mpp / self.mpp
         size = self.size_at(mpp)
         picture = np.full((size.height, size.width, 3), 255, np.uint8)
-        level = self.levels[best_level(self.levels, l0_per_px)]
-        step = max(1, int(BLOCK_PX * level.downsample / l0_per_px))
+        view = self.view_for(l0_per_px)
+        step = max(1, int(BLOCK_PX * view.downsample / l0_per_px))
         lost: list[Box] = []
         shown = False
         blocks = list(_pieces(Box(0, 0, size.width, size.height), step, step))
@@ -206,7 +220,7 @@ class Slide:
                 except SlideError as error:
                     log.debug("Left white in the thumbnail. %s", error)
                     least = max(block.width, block.height) == 1 or (
-                        max(l0_box.width, l0_box.height) <= LEAST_BLOCK_PX * level.downsample
+                        max(l0_box.width, l0_box.height) <= LEAST_BLOCK_PX * view.downsample
                     )
                     (lost if least else damaged).append(block)
                 else:
@@ -287,18 +301,18 @@ class Slide:
     ) -> None:
         self.close()
 
-    def _read_level(self, index: int, box: Box) -> Rgb:
-        """Read whole pixels of one level: once more if it fails, then with the other reader."""
+    def _read_view(self, view: View, box: Box) -> Rgb:
+        """Read whole pixels of a view: once more if it fails, then with the other reader."""
         errors: list[Exception] = []
         for read in (self._reader.read_level, self._reader.read_alone, self._read_by_other):
             try:
-                pixels = read(index, box)
+                pixels = read(view.level, box, view.shrink)
             except LostTileError as error:  # the other reader was asked for it
                 errors.append(error)
                 break
             # Damaged tiles surface as whatever the decoder at hand raises, without a common root.
             except Exception as error:  # noqa: BLE001
-                log.debug("%s: level %d %s: %s", self.name, index, box, error)
+                log.debug("%s: %s %s: %s", self.name, view, box, error)
                 errors.append(error)
             else:
                 if errors:
@@ -307,9 +321,9 @@ class Slide:
                 return pixels
         self._require_reachable(errors)
         raise SlideError(
-            f"{self.name}: {box.width}×{box.height} px at ({box.x}, {box.y}) of level {index} "
-            f"cannot be decoded ({one_line(errors[0])}). The file is damaged there: copy or scan "
-            f"it again."
+            f"{self.name}: {box.width}×{box.height} px at ({box.x}, {box.y}) of level {view.level} "
+            f"at 1/{view.shrink} cannot be decoded ({one_line(errors[0])}). The file is damaged "
+            f"there: copy or scan it again."
         ) from errors[0]
 
     def _rescued(self, index: int, box: Box) -> Rgb:
@@ -319,7 +333,7 @@ class Slide:
             self.repaired_reads += 1
         return pixels
 
-    def _read_by_other(self, index: int, box: Box) -> Rgb:
+    def _read_by_other(self, index: int, box: Box, shrink: int = 1) -> Rgb:
         """Read with a reader of the other kind, opened for this read: an error is its own."""
         if self._no_other:
             raise ValueError(self._no_other)
@@ -330,7 +344,7 @@ class Slide:
                 self._no_other = one_line(error)  # nor will the next read open it
             raise
         with closing(reader):
-            return reader.read_level(index, box)
+            return reader.read_level(index, box, shrink)
 
     def _reopened(self) -> Reader:
         reader: Reader = READERS[self.backend](self._location)
@@ -414,7 +428,23 @@ def _scanned_part(l0_size: Size, l0_bounds: Box | None) -> Box:
     return part if part.width and part.height else whole
 
 
-def best_level(levels: tuple[Level, ...], downsample: float) -> int:
+def _views(levels: Sequence[Level], shrinks: Sequence[Sequence[int]]) -> tuple[View, ...]:
+    """Return the levels, and what shrinking gives in between, each of the coarsest that can."""
+    views = [View(index, 1, level.size, level.downsample) for index, level in enumerate(levels)]
+    for own in sorted(views, key=lambda view: -view.downsample):
+        for shrink in shrinks[own.level]:
+            size = Size(own.size.width // shrink, own.size.height // shrink)
+            downsample = own.downsample * shrink
+            there_is_one = any(
+                abs(view.downsample / downsample - 1) < MAX_UPSAMPLING_OF_LEVEL - 1
+                for view in views
+            )
+            if size.width and size.height and not there_is_one:
+                views.append(View(own.level, shrink, size, downsample))
+    return tuple(views)
+
+
+def best_level(levels: Sequence[Level | View], downsample: float) -> int:
     """Index of the coarsest level that is still fine enough for `downsample`."""
     fine_enough = [
         index
@@ -439,30 +469,24 @@ def resample(pixels: Rgb, box: tuple[float, float, float, float], size: Size) ->
     x, y, width, height = box
     blocks_x = max(1, int(width / size.width * MAX_UPSAMPLING_OF_LEVEL))
     blocks_y = max(1, int(height / size.height * MAX_UPSAMPLING_OF_LEVEL))
-    if blocks_x > 1 or blocks_y > 1:
-        columns, rows = -(-pixels.shape[1] // blocks_x), -(-pixels.shape[0] // blocks_y)
-        extra_x, extra_y = columns * blocks_x - pixels.shape[1], rows * blocks_y - pixels.shape[0]
-        if extra_x or extra_y:
-            pixels = np.pad(pixels, ((0, extra_y), (0, extra_x), (0, 0)), mode="edge")
-        pixels = np.asarray(
-            cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8
-        )
+    pixels = area_mean(pixels, blocks_x, blocks_y)
     x, y, width, height = x / blocks_x, y / blocks_y, width / blocks_x, height / blocks_y
     scale_x, scale_y = width / size.width, height / size.height
-    whole = max(abs(side - round(side)) for side in (x, y, width, height)) < 0.02
-    if whole and (round(width), round(height)) == (size.width, size.height):
-        left, top = round(x), round(y)
+    left, top = round(x), round(y)
+    aligned = max(abs(x - left), abs(y - top)) < 0.02
+    if aligned and max(abs(width - size.width), abs(height - size.height)) < 0.02:
         return np.ascontiguousarray(pixels[top : top + size.height, left : left + size.width])
     if max(scale_x, scale_y) > MAX_UPSAMPLING_OF_LEVEL:
         sigma_x, sigma_y = (0.5 * max(0.0, scale**2 - 1) ** 0.5 for scale in (scale_x, scale_y))
         blurred = cv2.GaussianBlur(pixels, (0, 0), max(sigma_x, 0.01), sigmaY=max(sigma_y, 0.01))
         pixels = np.asarray(blurred, np.uint8)
-    if whole:
-        left, top = round(x), round(y)
-        crop = pixels[top : top + round(height), left : left + round(width)]
-        return np.asarray(
-            cv2.resize(crop, (size.width, size.height), interpolation=cv2.INTER_CUBIC), np.uint8
+    if aligned:
+        # A tenth of what warping takes. Told the factors, OpenCV keeps to them; told the size, it
+        # would take the box for whole pixels.
+        resized = cv2.resize(
+            pixels[top:, left:], None, fx=1 / scale_x, fy=1 / scale_y, interpolation=cv2.INTER_CUBIC
         )
+        return np.ascontiguousarray(resized[: size.height, : size.width], np.uint8)
     # Pixel centres lie at half-integers: output i is at x + (i + 0.5) * scale - 0.5 of the input.
     onto_source = np.array(
         [[scale_x, 0, x + scale_x / 2 - 0.5], [0, scale_y, y + scale_y / 2 - 0.5]], np.float64

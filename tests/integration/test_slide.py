@@ -20,10 +20,11 @@ SLIDES = {
 
 @pytest.mark.parametrize("name", SLIDES)
 def test_both_readers_give_the_same_pixels(slides_dir, name):
-    """Equal where level 0 is read; within a few grey levels where a lower level is.
+    """Equal where level 0 is read; within a few grey levels where anything lower is.
 
     There OpenSlide interpolates by up to half a level-0 pixel, since a level's downsample is
-    rarely a whole number (4443 / 2221), and tiffslide does not.
+    rarely a whole number (4443 / 2221), and tiffslide does not; or JPEG tiles are shrunk in the
+    decoder.
     """
     mpp = SLIDES[name]
     with (
@@ -32,14 +33,14 @@ def test_both_readers_give_the_same_pixels(slides_dir, name):
     ):
         assert (a.l0_size, a.levels, a.mpp, a.vendor) == (b.l0_size, b.levels, b.mpp, b.vendor)
         rng = np.random.default_rng(0)
-        for downsample, tolerance in ((1.0, 0), (0.73, 0), (1.9, 0), (2.0, 5), (4.3, 5), (9, 5)):
+        for downsample, tolerance in ((1.0, 0), (0.73, 0), (1.9, 0), (2.0, 5), (4.3, 8), (9, 5)):
             for _ in range(3):
                 side = int(150 * downsample)
                 x, y = rng.integers(0, (a.l0_size.width - 150, a.l0_size.height - 150))
                 box = Box(int(x), int(y), side, side)
                 one, other = (s.read(box, Size(150, 150)).astype(int) for s in (a, b))
-                # Where there is no lower level, all of them are equal.
-                assert np.abs(one - other).mean() <= (tolerance if len(a.levels) > 1 else 0)
+                of_level_0 = (a.view_for(downsample).downsample, b.view_for(downsample).downsample)
+                assert np.abs(one - other).mean() <= (0 if of_level_0 == (1, 1) else tolerance)
 
 
 def test_what_the_headers_say(slides_dir):

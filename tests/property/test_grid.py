@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.errors import MppError, TissueError
 from wsi_pipeline.geometry import Box, Mpp
-from wsi_pipeline.grid import GridConfig, box_means, tile_grid
+from wsi_pipeline.grid import GridConfig, box_means, tile_grid, whole_pixel
 
 sides = st.integers(1, 6000)
 bounds = st.builds(Box, st.integers(0, 500), st.integers(0, 500), sides, sides)
@@ -25,8 +25,10 @@ def test_tiles_cover_the_slide_and_touch_it(l0_bounds, mpp, config):
     grid = tile_grid(l0_bounds, mpp, np.ones((20, 20), bool), config, "a.svs")
     assert len(grid) == grid.n_candidates
     left, top = grid.l0_xy[:, 0], grid.l0_xy[:, 1]
-    # Rounding of a corner, and the thousandth of a stride that is not worth a tile.
-    slack = 1 + grid.l0_stride * 1e-3
+    # Rounding of a corner, what is not worth a tile, and a thousandth of a stride, which is not
+    # either.
+    l0_px = whole_pixel(config.mpp / mpp)
+    slack = l0_px + grid.l0_stride * 1e-3
     assert left.min() == l0_bounds.x
     assert top.min() == l0_bounds.y
     assert left.max() + grid.l0_tile >= l0_bounds.right - slack
@@ -34,8 +36,9 @@ def test_tiles_cover_the_slide_and_touch_it(l0_bounds, mpp, config):
     assert (left < l0_bounds.right).all()
     assert (top < l0_bounds.bottom).all()
     for corners in (np.unique(left), np.unique(top)):
-        assert (np.abs(np.diff(corners) - grid.l0_stride) <= 1).all()
-        assert (np.diff(corners) <= grid.l0_tile + 1).all()  # no gaps
+        assert (np.abs(np.diff(corners) - grid.l0_stride) <= l0_px).all()
+        assert (np.diff(corners) <= grid.l0_tile + l0_px).all()  # no gaps
+        assert ((corners - corners[0]) % l0_px == 0).all()
 
 
 @given(bounds, mpps, configs)
@@ -61,8 +64,16 @@ def test_the_map_covers_the_slide_without_a_surplus_cell(l0_bounds, mpp, config)
     assert (grid.m_xy[:, 0] < grid.m_size.width).all()
     assert (grid.m_xy[:, 1] < grid.m_size.height).all()
     np.testing.assert_allclose(
-        grid.l0_xy - np.array(grid.l0_origin), grid.m_xy * grid.l0_stride, atol=0.51
+        grid.l0_xy - np.array(grid.l0_origin),
+        grid.m_xy * grid.l0_stride,
+        atol=whole_pixel(config.mpp / mpp) / 2 + 0.01,
     )
+
+
+def test_corners_are_aligned_to_at_most_half_a_pixel_of_the_tile():
+    for mpp, l0_px in ((0.5, 1), (0.2525, 2), (0.25, 2), (0.2, 2), (0.13, 4), (0.1, 4), (0.6, 1)):
+        assert whole_pixel(0.5 / mpp) == l0_px
+        assert l0_px / 2 <= max(1, 0.5 / mpp * 1.05) / 2
 
 
 masks = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1)).map(

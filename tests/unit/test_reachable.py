@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from tests.object_store import serve_objects
-from wsi_pipeline import readers
+from wsi_pipeline import readers, tiff_tiles
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.grid import GridConfig, tile_grid
@@ -70,7 +70,9 @@ def test_a_drive_that_goes_away_costs_no_tile_and_no_thumbnail(path, monkeypatch
         config = GridConfig(tile_px=128, stride_px=128)
         grid = tile_grid(slide.l0_bounds, slide.mpp, np.ones((8, 8), bool), config, slide.name)
         assert read_shard(slide, grid, slice(0, 4), 128).readable.all()
-        monkeypatch.setattr(readers, "_bytes_at", _raise(OSError(errno.EIO, "Input/output error")))
+        monkeypatch.setattr(
+            tiff_tiles.SharedFile, "read_at", _raise(OSError(errno.EIO, "Input/output error"))
+        )
         monkeypatch.setattr(
             readers.OpenSlideReader, "read_level", _raise(OSError(errno.EIO, "Input/output error"))
         )

@@ -1,0 +1,138 @@
+"""JPEG tiles of TIFFs, decoded at a half, a quarter or an eighth of their size.
+
+A JPEG holds blocks of 8 × 8 frequencies. Leaving out the upper half of them gives the picture at
+half its size for less than it takes to decode and shrink it whole: shrinking on load, which
+libjpeg-turbo does in whole pixels, each over just the pixels that an area mean would take.
+
+Decoding here is stricter than in general: the least irregularity is refused, so that what is made
+of damaged tiles is decided in one place (`wsi_pipeline.tiff_tiles`).
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import simplejpeg
+import tifffile
+from numpy.typing import NDArray
+
+from wsi_pipeline.geometry import Size
+
+SHRINKS = (2, 4, 8)
+"""By which whole numbers libjpeg shrinks exactly, besides 1."""
+
+COMPRESSIONS = frozenset({6, 7})
+"""TIFF's old and new JPEG."""
+
+RGB, YCBCR = 2, 6
+"""TIFF's photometric interpretations."""
+
+SOI = b"\xff\xd8"
+STATED_AS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+"""Adobe's marker, saying that the components were not transformed: libjpeg takes three without a
+word for YCbCr."""
+
+SCAN = 0xFFDA
+STATING = frozenset({0xFFE0, 0xFFEE})
+"""JFIF's and Adobe's markers, which say what the components are."""
+FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
+"""Markers of a frame; those left out are of tables and extensions."""
+BARE = frozenset(range(0xFFD0, 0xFFDA)) | {0xFFFF}
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a JPEG says it becomes."""
+
+    size: Size
+    components: int
+
+
+def frame_of(stream: bytes) -> Frame | None:
+    """Return a JPEG's frame; None if it has none before its scan."""
+    return next((_frame(stream, at) for marker, at in _markers(stream) if marker in FRAMES), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ShrinkingDecoder:
+    """Decodes the JPEG tiles of one directory at a part of their size.
+
+    Attributes:
+        tile: size of a whole tile.
+        opening: what a stream starts with: the tables, and that it is RGB if it is.
+        is_rgb: whether the components are red, green and blue, as in Aperio's files.
+
+    """
+
+    tile: Size
+    opening: bytes
+    is_rgb: bool
+
+    @classmethod
+    def of(cls, page: tifffile.TiffPage) -> Self | None:
+        """Return the decoder of a directory's tiles; None if they are not plain 8-bit JPEGs."""
+        plain = (
+            page.compression in COMPRESSIONS
+            and page.photometric in (RGB, YCBCR)
+            and page.planarconfig == 1
+            and (page.samplesperpixel, page.bitspersample) == (3, 8)
+            and not page.extrasamples
+            and not page.jpegheader
+        )
+        if not plain:
+            return None
+        # As tifffile has it: JFIF is YCbCr by its own definition, whatever the TIFF says.
+        is_rgb = page.photometric == RGB and not page.is_jfif
+        tables = page.jpegtables[2:-2] if page.jpegtables else b""
+        opening = SOI + (STATED_AS_RGB if is_rgb else b"") + tables
+        return cls(Size(page.tilewidth, page.tilelength), opening, is_rgb)
+
+    @property
+    def shrinks(self) -> tuple[int, ...]:
+        """By which whole numbers tiles can be shrunk and still be whole pixels."""
+        sides = (self.tile.width, self.tile.height)
+        return tuple(shrink for shrink in SHRINKS if not any(side % shrink for side in sides))
+
+    def decode(self, segment: bytes, shrink: int) -> NDArray[np.uint8]:
+        """Decode one compressed tile, uint8 [rows / shrink, columns / shrink, 3].
+
+        Raises:
+            ValueError: if it is not of a tile's size, libjpeg has any complaint, or it contradicts
+                its directory on what its components are.
+
+        """
+        markers = dict(_markers(segment))
+        frames = [_frame(segment, at) for marker, at in markers.items() if marker in FRAMES]
+        if frames != [Frame(self.tile, 3)]:
+            raise ValueError("not a JPEG of the size of a tile")
+        if self.is_rgb and not STATING.isdisjoint(markers):
+            raise ValueError("a tile says itself what its components are")
+        width, height = self.tile.width // shrink, self.tile.height // shrink
+        pixels = np.empty((height, width, 3), np.uint8)
+        # A buffer, so that no more memory is taken whatever the stream turns out to be.
+        decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            self.opening + segment[2:], min_height=height, min_width=width, buffer=pixels
+        )
+        if decoded.shape != pixels.shape:
+            raise ValueError("decoded to another size")
+        return decoded
+
+
+def _frame(stream: bytes, at: int) -> Frame:
+    height, width, components = struct.unpack_from(">HHB", stream, at + 5)
+    return Frame(Size(width, height), components)
+
+
+def _markers(stream: bytes) -> Iterator[tuple[int, int]]:
+    """Give the markers of a JPEG and where they are, up to its scan."""
+    at = stream.find(b"\xff")
+    while 0 <= at <= len(stream) - 10:
+        marker, length = struct.unpack_from(">HH", stream, at)
+        if marker == SCAN:
+            break
+        yield marker, at
+        # Decoders skip what is no marker, so that is no place to hide.
+        has_content = marker > 0xFFBF and marker not in BARE
+        at = stream.find(b"\xff", at + 2 + length if has_content else at + 1)
