@@ -49,6 +49,7 @@ import enum
 import hashlib
 import json
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,8 +57,10 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import google_crc32c
 import numpy as np
 import zarr
+from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, field_validator
 from upath import UPath
@@ -78,6 +81,12 @@ WANTED_SHARDS = 16
 """Small slides get small shards, so that reading and scoring can still overlap."""
 
 NAME = "tiles.zarr"
+
+CHECKSUM_BYTES = 4
+NO_CHUNK = (1 << 64) - 1
+"""Offset and length, in the index of a shard, of a tile that is not there."""
+
+SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 
 _SCORES = ("cellularity", "cellularity_std", "class_fraction", "cellularity_coarse")
 
@@ -198,6 +207,40 @@ def store_path(location: str | Path) -> StorePath:
             f"`wsi-pipeline[s3]`, or name a folder."
         ) from error
     return path
+
+
+def shard_bytes(tiles: NDArray[np.uint8], array: Any) -> list[bytes]:  # noqa: ANN401 - zarr's
+    """Encode tiles as a shard of an array that was made by `TileStore.create`.
+
+    Args:
+        tiles: uint8 [n, tile, tile, 3], all of the shard or, at the array's end, its first.
+        array: one tile a chunk, with Blosc and a CRC-32C.
+
+    Returns:
+        the pieces of the shard's file: the tiles, and their index.
+
+    """
+    (sharding,) = array.metadata.to_dict()["codecs"]
+    (packing,) = (
+        codec["configuration"]
+        for codec in sharding["configuration"]["codecs"]
+        if codec["name"] == "blosc"
+    )
+    shuffle = SHUFFLES[packing["shuffle"]]
+    blosc = Blosc(packing["cname"], packing["clevel"], shuffle, packing["blocksize"])
+    pieces: list[bytes] = []
+    index = np.full((array.shards[0], 2), NO_CHUNK, "<u8")
+    offset = 0
+    for number, tile in enumerate(tiles):
+        packed = blosc.encode(tile)
+        pieces += [packed, _checksum(packed)]
+        index[number] = offset, len(packed) + CHECKSUM_BYTES
+        offset += len(packed) + CHECKSUM_BYTES
+    return [*pieces, index.tobytes(), _checksum(index.tobytes())]
+
+
+def _checksum(content: bytes) -> bytes:
+    return int(google_crc32c.value(content)).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def shard_tiles(n_tiles: int) -> int:
@@ -430,7 +473,7 @@ class TileStore:
 
     def commit_pixels(self, shard: slice, pixels: ShardPixels) -> None:
         """Store the pixels of a whole shard."""
-        self._write("rgb", shard, pixels.rgb)
+        self._write_rgb(shard, pixels.rgb)
         self._write_measures(shard, pixels)
         self._commit(shard, np.where(pixels.readable, TileState.STORED, TileState.UNREADABLE))
 
@@ -441,8 +484,7 @@ class TileStore:
             StoreError: if they are damaged on disk, or gone.
 
         """
-        number = shard.start // self._array("state").chunks[0]
-        if not (self.path / "rgb" / "c" / str(number) / "0" / "0" / "0").is_file():
+        if not self._rgb_path(shard).is_file():
             # To zarr a missing chunk is one of fill values: black tiles, and scores for them.
             raise StoreError(
                 f"{self.path}: the pixels of tiles {shard.start} to {shard.stop - 1} are gone."
@@ -509,7 +551,7 @@ class TileStore:
 
         """
         if keep_pixels:
-            self._write("rgb", shard, pixels.rgb)
+            self._write_rgb(shard, pixels.rgb)
         self._write_measures(shard, pixels)
         if scores is not None:
             self._write_scores(shard, pixels.readable, scores)
@@ -565,6 +607,31 @@ class TileStore:
         self._group.update_attributes(
             {"scoring": None, "scoring_digest": None, "pixels_dropped": False}
         )
+
+    def _rgb_path(self, shard: slice) -> StorePath:
+        number = shard.start // self._array("state").chunks[0]
+        return self.path / "rgb" / "c" / str(number) / "0" / "0" / "0"
+
+    def _write_rgb(self, shard: slice, rgb: NDArray[np.uint8]) -> None:
+        """Write a shard of tiles as zarr would, byte by byte, in a third of its time.
+
+        Nearly all bytes of a store pass here; zarr copies them several times on their way through
+        its event loop.
+        """
+        with _answering(self.path):
+            pieces = shard_bytes(rgb, self._array("rgb"))
+            path = self._rgb_path(shard)
+            if isinstance(path, Path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
+                try:
+                    with partial.open("wb") as file:
+                        file.writelines(pieces)
+                    partial.replace(path)
+                finally:
+                    partial.unlink(missing_ok=True)
+            else:
+                path.write_bytes(b"".join(pieces))
 
     def _write_measures(self, shard: slice, pixels: ShardPixels) -> None:
         self._write("blur", shard, pixels.blur)

@@ -126,7 +126,8 @@ def blur_score(rgb: NDArray[np.uint8]) -> float:
     0.92. Noise passes for detail: in a scan stored without lossy compression, blur may go unseen. A
     tile that shows nothing scores 0.
     """
-    fine, coarse = _fine_and_coarse_contrast(_DENSITY_OF[cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)])
+    density = cv2.LUT(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), _DENSITY_OF)
+    fine, coarse = _fine_and_coarse_contrast(np.asarray(density, np.float32))
     if coarse < MIN_CONTRAST:
         return 0.0
     return min(1.0, coarse / 4 / max(fine, 1e-6))
@@ -202,13 +203,17 @@ def _fine_and_coarse_contrast(grey: NDArray[np.float32]) -> tuple[float, float]:
     if height == 0 or width == 0:
         return 0.0, 0.0
     picture = grey[:height, :width]
-    energies = [float(np.mean(np.square(picture)))]
+    energies = [_mean_square(picture)]
     for halving in (2, 4, 8):
         size = width // halving, height // halving
         picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
-        energies.append(float(np.mean(np.square(picture))))
+        energies.append(_mean_square(picture))
     fine, _, coarse = np.sqrt(np.maximum(-np.diff(energies), 0))
     return float(fine), float(coarse)
+
+
+def _mean_square(picture: NDArray[np.float32]) -> float:
+    return float(cv2.norm(picture, cv2.NORM_L2SQR)) / picture.size
 
 
 def _glass_density(density: NDArray[np.float32], min_texture: float) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ def test_both_readers_give_the_same_pixels(slides_dir, name):
 
     There OpenSlide interpolates by up to half a level-0 pixel, since a level's downsample is
     rarely a whole number (4443 / 2221), and tiffslide does not; or JPEG tiles are shrunk in the
-    decoder.
+    decoder, whose pixels lie half a pixel off an odd corner.
     """
     mpp = SLIDES[name]
     with (
@@ -33,7 +33,7 @@ def test_both_readers_give_the_same_pixels(slides_dir, name):
     ):
         assert (a.l0_size, a.levels, a.mpp, a.vendor) == (b.l0_size, b.levels, b.mpp, b.vendor)
         rng = np.random.default_rng(0)
-        for downsample, tolerance in ((1.0, 0), (0.73, 0), (1.9, 0), (2.0, 5), (4.3, 8), (9, 5)):
+        for downsample, tolerance in ((1.0, 0), (0.73, 0), (1.9, 0), (2.0, 8), (4.3, 8), (9, 8)):
             for _ in range(3):
                 side = int(150 * downsample)
                 x, y = rng.integers(0, (a.l0_size.width - 150, a.l0_size.height - 150))

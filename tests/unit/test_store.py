@@ -5,11 +5,20 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.grid import TileGrid
-from wsi_pipeline.store import Scores, ShardPixels, TileState, TileStore, digest_of, shard_tiles
+from wsi_pipeline.store import (
+    Scores,
+    ShardPixels,
+    TileState,
+    TileStore,
+    digest_of,
+    shard_bytes,
+    shard_tiles,
+)
 
 TILE = 64
 
@@ -87,6 +96,25 @@ def test_what_zarr_was_writing_when_it_was_killed_is_cleared_away(store):
     resumed = TileStore.create_or_resume(store.path, grid_of(37), tile_px=TILE, tiling={"a": 1})
     assert resumed.path == store.path
     assert not half_written.exists()
+
+
+@pytest.mark.parametrize("shuffle", list(BloscShuffle))
+def test_shards_are_byte_by_byte_what_zarr_writes(tmp_path, shuffle):
+    """The last one too, which is not full; whatever the options that an older store has."""
+    tiles = np.random.default_rng(0).integers(0, 99, (21, TILE, TILE, 3), np.uint8)
+    array = zarr.create_array(
+        tmp_path / "zarr.zarr",
+        shape=tiles.shape,
+        chunks=(1, TILE, TILE, 3),
+        shards=(8, TILE, TILE, 3),
+        dtype="uint8",
+        compressors=(BloscCodec(cname="zstd", clevel=3, shuffle=shuffle), Crc32cCodec()),
+        config={"write_empty_chunks": True},
+    )
+    array[:] = tiles
+    for number, start in enumerate((0, 8, 16)):
+        theirs = (tmp_path / "zarr.zarr" / "c" / str(number) / "0" / "0" / "0").read_bytes()
+        assert b"".join(shard_bytes(tiles[start : start + 8], array)) == theirs
 
 
 def test_the_grid_comes_back(store):
