@@ -35,10 +35,25 @@ def read_tile(slide: Slide, grid: TileGrid, index: int, tile_px: int) -> NDArray
     return slide.read(grid.l0_box(index), Size(tile_px, tile_px))
 
 
-def read_shard(slide: Slide, grid: TileGrid, shard: slice, tile_px: int) -> ShardPixels:
-    """Read and measure the tiles of one shard; those that cannot be read are marked, and black."""
+def read_shard(
+    slide: Slide,
+    grid: TileGrid,
+    shard: slice,
+    tile_px: int,
+    memory: NDArray[np.uint8] | None = None,
+) -> ShardPixels:
+    """Read and measure the tiles of one shard; those that cannot be read are marked, and black.
+
+    Args:
+        slide: to read from.
+        grid: the slide's.
+        shard: the tiles.
+        tile_px: side of a tile in pixels.
+        memory: uint8 [at least n, tile_px, tile_px, 3] to put the pixels into.
+
+    """
     count = shard.stop - shard.start
-    rgb = np.zeros((count, tile_px, tile_px, 3), np.uint8)
+    rgb = np.empty((count, tile_px, tile_px, 3), np.uint8) if memory is None else memory[:count]
     blur, pen = np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32)
     readable = np.ones(count, np.bool_)
     for row, index in enumerate(range(shard.start, shard.stop)):
@@ -50,6 +65,7 @@ def read_shard(slide: Slide, grid: TileGrid, shard: slice, tile_px: int) -> Shar
         except SlideError as error:
             log.warning("A tile is left out. %s", error)
             readable[row] = False
+            rgb[row] = 0
         else:
             blur[row], pen[row] = blur_score(rgb[row]), pen_fraction(rgb[row])
     return ShardPixels(rgb, blur, pen, readable)
@@ -81,10 +97,19 @@ def tile_slide(
     ]
     done: queue.SimpleQueue[slice | BaseException | None] = queue.SimpleQueue()
     stop = threading.Event()
+    # Memory of one shard for each thread: had anew for each shard, it costs as much as measuring.
+    memories: queue.SimpleQueue[NDArray[np.uint8]] = queue.SimpleQueue()
+    longest = max((shard.stop - shard.start for shard in missing), default=0)
+    for _ in range(workers):
+        memories.put(np.empty((longest, tile_px, tile_px, 3), np.uint8))
 
     def fill(shard: slice) -> None:
         if not stop.is_set():
-            store.commit_pixels(shard, read_shard(slide, grid, shard, tile_px))
+            memory = memories.get()
+            try:
+                store.commit_pixels(shard, read_shard(slide, grid, shard, tile_px, memory))
+            finally:
+                memories.put(memory)
             done.put(shard)
 
     def fill_all() -> None:
