@@ -60,13 +60,11 @@ class Ours:
     Attributes:
         name: what the table calls it.
         engine: the `engine` section of its configuration.
-        quantised: whether the bundle must be quantised first.
 
     """
 
     name: str
     engine: dict[str, Any]
-    quantised: bool = False
 
 
 PEERS = (
@@ -125,7 +123,6 @@ OURS = (
     Ours(
         "wsi score, OpenVINO int8",
         {**SCORE_ALONE, "runtime": "openvino", "precision": "int8"},
-        quantised=True,
     ),
 )
 """The first is what peers' tiles and scores come from and are compared with. Peers compute the

@@ -69,8 +69,10 @@ def export(bundle: ModelBundle, folder: Path) -> dict[str, Path]:
 def untrained_bundle(backbone: str, folder: Path) -> Path:
     """Make a bundle of random weights, always the same; return its folder.
 
-    It costs what a trained one does. Its batch norms are settled on real tiles and its head is
-    scaled, so that scores spread from 0 to 1 and comparing them means something.
+    It costs what a trained one does. That comparing its scores means something, it is brought near
+    to one in three ways: its first filters average, since random ones see little but the finest
+    detail, in which ways of resampling differ; its batch norms are settled on real tiles; and its
+    head is scaled, so that scores spread from 0 to 1.
     """
     path = folder / f"untrained-{backbone}"
     if path.is_dir():
@@ -82,6 +84,9 @@ def untrained_bundle(backbone: str, folder: Path) -> Path:
     pixels = torch.from_numpy(sample_tiles())
     with torch.no_grad():
         for part in network.modules():
+            if isinstance(part, nn.Conv2d) and part.in_channels == 3:
+                side = part.kernel_size[0]
+                part.weight.copy_(side * part.weight.mean(dim=(2, 3), keepdim=True))
             if isinstance(part, nn.BatchNorm2d):
                 part.momentum = None  # averages over all batches, instead of following the last
         for batch in pixels.split(SETTLING_TILES // 3):

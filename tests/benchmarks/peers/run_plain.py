@@ -45,7 +45,8 @@ def main() -> None:
     network = ModelBundle.load(task.bundle).network().to(memory_format=torch.channels_last)
 
     def score(pixels: Tensor) -> Tensor:
-        return network(pixels, with_segmentation=False).score
+        scores: Tensor = network(pixels, with_segmentation=False).score
+        return scores
 
     timed = Timed(score)
     loader = DataLoader(Tiles(task, corners), batch_size=task.batch, num_workers=task.workers)
