@@ -91,6 +91,8 @@ class ModelBundle:
     weights: bytes = field(repr=False)
     source: str = field(compare=False)
     """Where the bundle came from, for messages."""
+    folder: Path | None = field(default=None, compare=False)
+    """Where its files lie; None if it was not loaded."""
 
     @classmethod
     def load(cls, location: str | Path) -> Self:
@@ -121,6 +123,7 @@ class ModelBundle:
             card_json=_content(folder / CARD_NAME, MAX_CARD_BYTES),
             weights=_content(folder / WEIGHTS_NAME, MAX_WEIGHTS_BYTES),
             source=str(location),
+            folder=folder,
         )
         log.info("Model %s %s, digest %s", bundle.card.name, bundle.card.version, bundle.digest)
         return bundle

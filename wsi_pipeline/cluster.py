@@ -26,8 +26,8 @@ import numpy as np
 
 from wsi_pipeline import cluster_task
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
-from wsi_pipeline.cluster_worker import PACKAGES, Job, public_version, require_same, software
-from wsi_pipeline.engine import EngineConfig
+from wsi_pipeline.cluster_worker import Job, public_version, require_same, software
+from wsi_pipeline.engine import EngineConfig, of_bundle
 from wsi_pipeline.errors import ClusterError, ConfigError, SlideError, WsiError
 from wsi_pipeline.execution import Execution
 from wsi_pipeline.slide_files import is_url
@@ -76,8 +76,9 @@ class Cluster:
         self._client = _connect(address)
         try:
             _require_workers(self._client, address)
-            _require_same_software(self._client)
-            self.execution = _common_execution(self._client, config)
+            _require_same_software(self._client, software())
+            self.execution = of_bundle(bundle, _common_execution(self._client, config))
+            _require_same_software(self._client, software(self.execution.runtime))
         except BaseException:
             self.close()
             raise
@@ -123,7 +124,8 @@ class Cluster:
             bundle=None if self.bundle.source == str(DEMO_BUNDLE) else self.bundle.source,
             bundle_digest=self.bundle.digest,
             engine=_nothing_to_choose(self.config, self.execution),
-            software=software(),
+            execution=self.execution,
+            software=software(self.execution.runtime),
         )
         waiting = [shard for shard in store.shards if (store.state(shard) < TileState.SCORED).any()]
         # Keys of this run alone, or a shard's failure in an earlier one would be taken for its own.
@@ -227,17 +229,17 @@ def _require_workers(client: "Client", address: str) -> None:
         ) from error
 
 
-def _require_same_software(client: "Client") -> None:
-    """Raise if a machine of the cluster lacks the package, or has another version of it.
+def _require_same_software(client: "Client", software: dict[str, str]) -> None:
+    """Raise if a machine of the cluster lacks a package, or has another version of it.
 
     Asks by a function of the standard library: one of ours could not even be sent there.
     """
-    for package, own in zip(PACKAGES, software(), strict=True):
+    for package, own in software.items():
         found: dict[str, Any] = client.run(version, package, on_error="return")
         for machine, answer in found.items():
             has = None if isinstance(answer, Exception) else public_version(answer)
             require_same(machine, package, has, own)
-    package, own = PACKAGES[0], software()[0]  # all that the scheduler needs of us
+    package, own = next(iter(software.items()))  # all that the scheduler needs of us
     try:
         found_there: str | None = client.run_on_scheduler(version, package)  # type: ignore[no-untyped-call]
     except PackageNotFoundError:

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from wsi_pipeline.errors import (
     StoreError,
     WsiError,
 )
+from wsi_pipeline.execution import Execution, Runtime
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.grid import TileGrid
 from wsi_pipeline.readers import Backend
@@ -51,7 +52,8 @@ class Job(BaseModel):
         bundle: the model's location; None is the demonstration of the package.
         bundle_digest: of the model.
         engine: how the model is run, nothing left to choose.
-        software: versions of `PACKAGES`.
+        execution: what comes of that on the driver's word.
+        software: versions that all machines have to have, by package.
 
     """
 
@@ -70,12 +72,29 @@ class Job(BaseModel):
     bundle: str | None
     bundle_digest: str
     engine: EngineConfig
-    software: tuple[str, ...]
+    execution: Execution
+    software: dict[str, str]
 
 
-def software() -> tuple[str, ...]:
-    """Return the versions of `PACKAGES` here."""
-    return tuple(public_version(version(package)) for package in PACKAGES)
+def software(runtime: Runtime = "torch") -> dict[str, str]:
+    """Return the versions here of `PACKAGES`, and of the library that runs the model.
+
+    Raises:
+        ClusterError: if that library is not installed.
+
+    """
+    found = {package: installed(package) for package in (*PACKAGES, runtime)}
+    if missing := [package for package, has in found.items() if has is None]:
+        raise ClusterError(f"Install {missing[0]} on {socket.gethostname()} too.")
+    return {package: has for package, has in found.items() if has is not None}
+
+
+def installed(package: str) -> str | None:
+    """Return the version of a package here; None if it is not installed."""
+    try:
+        return public_version(version(package))
+    except PackageNotFoundError:
+        return None
 
 
 def public_version(of: str) -> str:
@@ -116,11 +135,16 @@ def score_shard(job: Job, start: int, stop: int) -> tuple[list[int], float]:
 
 
 def _score_shard(job: Job, shard: slice) -> NDArray[np.uint8]:
-    for package, has, own in zip(PACKAGES, software(), job.software, strict=True):
-        require_same("this worker", package, has, own)
+    for package, own in job.software.items():
+        require_same("this worker", package, installed(package), own)
     with _opening:
         opened = _opened(job)
         engine = _engine(job.bundle, job.bundle_digest, job.engine)
+        if engine.execution != job.execution:
+            raise ClusterError(
+                f"{engine.bundle.source} would be run otherwise here than where the run was "
+                f"started, in 8 bits perhaps by another calibration. Share one folder of models."
+            )
     store = opened.store
     state = store.committed_state(shard)
     if (state >= TileState.SCORED).all():

@@ -274,7 +274,7 @@ def _execution(bundle: ModelBundle, config: ScoreConfig) -> Execution:
     if config.cluster is not None:
         with closing(Cluster(bundle, config.engine, config.cluster)) as cluster:
             return cluster.execution
-    return execution_of(config.engine)
+    return execution_of(bundle, config.engine)
 
 
 def _settings(bundle: str, execution: Execution, config: dict[str, Any]) -> str:

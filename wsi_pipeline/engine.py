@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.execution import Execution, Precision, Runtime
+from wsi_pipeline.graphs import calibration, import_openvino, openvino_is_installed
 from wsi_pipeline.store import Scores
 
 CPU_BATCH, GPU_BATCH = 1, 64
@@ -59,9 +60,10 @@ class EngineConfig(BaseModel):
     device: str = "auto"
     """"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps"."""
     runtime: Literal["auto"] | Runtime = "auto"
-    """The library that runs it."""
+    """The library that runs it; "auto" takes OpenVINO on a CPU, where it is installed."""
     precision: Literal["auto"] | Precision = "auto"
-    """"auto" takes bfloat16 where the device multiplies it natively. float32 is the reference."""
+    """"auto" takes bfloat16 where the device multiplies it natively. float32 is the reference.
+    "int8" is OpenVINO's, for bundles that `wsi quantise` has prepared."""
     batch_size: int | None = Field(default=None, ge=1)
     """Tiles to a batch; None chooses by device."""
     views: Literal[1, 8] = 1
@@ -116,9 +118,11 @@ def build_engine(bundle: ModelBundle, config: EngineConfig) -> Engine:
     if config.coarse is not None:
         return _coarse_to_fine(bundle, config, config.coarse)
     # Here, since each knows this module.
+    from wsi_pipeline.openvino_engine import OpenVinoEngine
     from wsi_pipeline.torch_engine import TorchEngine
 
-    return TorchEngine(bundle, config)
+    runtime = execution_of(bundle, config).runtime
+    return (OpenVinoEngine if runtime == "openvino" else TorchEngine)(bundle, config)
 
 
 def _coarse_to_fine(bundle: ModelBundle, config: EngineConfig, coarse: CoarseConfig) -> Engine:
@@ -133,19 +137,62 @@ def _coarse_to_fine(bundle: ModelBundle, config: EngineConfig, coarse: CoarseCon
     return CoarseToFine(build_engine(small, first), build_engine(bundle, alone), coarse)
 
 
-def execution_of(config: EngineConfig) -> Execution:
+def execution_of(bundle: ModelBundle, config: EngineConfig) -> Execution:
     """Say how a model would be run on this machine.
+
+    Raises:
+        ConfigError: if it cannot be run here as configured.
+        BundleError: if its graph in 8 bits is damaged or another bundle's.
+
+    """
+    return of_bundle(bundle, machine_execution(config))
+
+
+def machine_execution(config: EngineConfig) -> Execution:
+    """Say how this machine would run any model; a graph in 8 bits is the bundle's to say.
 
     Raises:
         ConfigError: if it cannot be run here as configured.
 
     """
     device = choose_device(config.device)
-    return Execution(
-        device=device.type,
-        runtime="torch" if config.runtime == "auto" else config.runtime,
-        precision=choose_precision(device) if config.precision == "auto" else config.precision,
-    )
+    runtime = config.runtime
+    if runtime == "auto":
+        for_openvino = device.type == "cpu" and openvino_is_installed()
+        runtime = "openvino" if for_openvino else "torch"
+    precision = choose_precision(device) if config.precision == "auto" else config.precision
+    if runtime == "openvino":
+        import_openvino()
+        if device.type != "cpu":
+            raise ConfigError(
+                f"OpenVINO runs models on the CPU here, and not on {device}. Set `engine.runtime: "
+                f"torch`, or `engine.device: cpu`."
+            )
+        if precision == "bfloat16" and choose_precision(device) != "bfloat16":
+            raise ConfigError(
+                "This CPU does not multiply bfloat16, and OpenVINO would run float32 instead. Set "
+                "`engine.precision: auto`."
+            )
+    elif precision == "int8":
+        raise ConfigError(
+            "`engine.precision: int8` is for OpenVINO on a CPU: install `wsi-pipeline[openvino]` "
+            "and set `engine.device: cpu`, or take another precision."
+        )
+    return Execution(device=device.type, runtime=runtime, precision=precision)
+
+
+def of_bundle(bundle: ModelBundle, execution: Execution) -> Execution:
+    """Add the digest of the bundle's graph in 8 bits, if that is what runs.
+
+    Raises:
+        ConfigError: if there is none.
+        BundleError: if it is damaged or another bundle's.
+
+    """
+    if execution.precision != "int8":
+        return execution
+    _, digest = calibration(bundle)
+    return execution.model_copy(update={"graph": digest})
 
 
 class BatchOutput(NamedTuple):

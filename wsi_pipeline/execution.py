@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Runtime = Literal["torch"]
+Runtime = Literal["torch", "openvino"]
 """The library that runs a model."""
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "int8"]
 
 
 class Execution(BaseModel):
@@ -19,6 +19,9 @@ class Execution(BaseModel):
     """The kind of device: "cpu", "cuda" or "mps"."""
     runtime: Runtime
     precision: Precision
+    graph: str | None = None
+    """Digest of the graph in 8 bits, which weights and calibration make; None in other precisions,
+    whose graphs follow from the bundle."""
 
     def __str__(self) -> str:
         return f"{self.device}, {self.runtime}, {self.precision}"

@@ -17,6 +17,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -442,18 +443,22 @@ def _provenance(tiling: dict[str, Any], scoring: dict[str, Any], config: ScoreCo
     """
     settings = config.deciding()
     about = {key: value for key, value in tiling["slide"].items() if key in SlideFacts.model_fields}
+    execution = Execution(**scoring["execution"])
+    software = {
+        "wsi-pipeline": wsi_pipeline.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
+    if execution.runtime == "openvino":
+        software["openvino"] = version("openvino")
     return Provenance(
         slide=SlideFacts(**about),
         bundle=BundleFacts(**scoring["bundle"]),
         config=settings,
         config_digest=digest_of({"tiling": tiling, "scoring": scoring, "config": settings}),
-        execution=Execution(**scoring["execution"]),
-        software={
-            "wsi-pipeline": wsi_pipeline.__version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-        },
+        execution=execution,
+        software=software,
     )
 
 

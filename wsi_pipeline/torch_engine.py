@@ -34,7 +34,7 @@ class TorchEngine(BatchEngine):
         """
         self.device = choose_device(config.device)
         default = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
-        execution = execution_of(config.model_copy(update={"runtime": "torch"}))
+        execution = execution_of(bundle, config.model_copy(update={"runtime": "torch"}))
         super().__init__(bundle, config, execution, config.batch_size or default)
         self._network = bundle.network().to(self.device).eval()
         self._network = self._network.to(memory_format=torch.channels_last)

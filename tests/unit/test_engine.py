@@ -24,7 +24,13 @@ def tiles(section):
 
 
 def engine_of(bundle, **settings):
-    settings = {"device": "cpu", "precision": "float32", "batch_size": 4, **settings}
+    settings = {
+        "device": "cpu",
+        "runtime": "torch",
+        "precision": "float32",
+        "batch_size": 4,
+        **settings,
+    }
     return TorchEngine(ModelBundle.load(bundle), EngineConfig(**settings))
 
 

@@ -1,0 +1,191 @@
+"""OpenVINO against torch in float32, and the files that its graphs are kept in."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from wsi_pipeline import graphs
+from wsi_pipeline.bundle import ModelBundle, ModelCard
+from wsi_pipeline.engine import EngineConfig, build_engine
+from wsi_pipeline.errors import BundleError, ConfigError
+from wsi_pipeline.graphs import Graph, exported, openvino_is_installed, read_graph, write_graph
+from wsi_pipeline.network import Architecture, build_network
+
+pytestmark = pytest.mark.skipif(not openvino_is_installed(), reason="needs OpenVINO")
+
+FLOAT32_TOLERANCE = 1e-4
+"""Largest difference of a float32 score to torch's."""
+
+
+def engine_of(bundle, **settings):
+    settings = {"device": "cpu", "runtime": "openvino", "precision": "float32", **settings}
+    return build_engine(bundle, EngineConfig(**settings))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache for these tests alone, and not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A path for a cache that is empty yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def plain_bundle():
+    torch.manual_seed(1)
+    architecture = Architecture(regression_backbone="resnet18")
+    card = ModelCard(
+        name="plain",
+        version="1",
+        architecture=architecture,
+        tile_px=64,
+        trained_on="Nothing.",
+        licence="Apache-2.0",
+        intended_use="Tests.",
+        limitations="Its scores mean nothing.",
+    )
+    return ModelBundle.of(build_network(architecture).eval(), card)
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle):
+    return ModelBundle.load(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def tiles(section):
+    rgb = section.rgb
+    corners = [(y, x) for y in range(260, 760, 200) for x in range(260, 760, 200)]
+    real = np.stack([rgb[y : y + 64, x : x + 64] for y, x in corners[:7]])
+    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    return np.concatenate([real, noise])
+
+
+@pytest.fixture(scope="module")
+def reference(bundle, tiles):
+    return engine_of(bundle, runtime="torch").predict(tiles)
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 4}, {"class_fractions": False}])
+def test_scores_are_torchs(bundle, tiles, reference, settings):
+    scores = engine_of(bundle, **settings).predict(tiles)
+    assert scores.cellularity.dtype == np.float32
+    np.testing.assert_allclose(scores.cellularity, reference.cellularity, atol=FLOAT32_TOLERANCE)
+    if settings.get("class_fractions", True):
+        # A pixel may change sides where two classes are equally likely.
+        np.testing.assert_allclose(scores.class_fraction, reference.class_fraction, atol=0.01)
+    else:
+        assert np.isnan(scores.class_fraction).all()
+        assert scores.class_fraction.shape == reference.class_fraction.shape
+
+
+def test_eight_views_are_torchs(bundle, tiles):
+    expected = engine_of(bundle, runtime="torch", views=8).predict(tiles[:2])
+    scores = engine_of(bundle, views=8).predict(tiles[:2])
+    for name in ("cellularity", "cellularity_std"):
+        np.testing.assert_allclose(
+            getattr(scores, name), getattr(expected, name), atol=FLOAT32_TOLERANCE
+        )
+
+
+def test_batch_mates_do_not_matter_at_all(bundle, tiles):
+    """To the last bit: a resumed run meets other batches than an uninterrupted one."""
+    engine = engine_of(bundle)
+    whole = engine.predict(tiles)
+    order = np.random.default_rng(0).permutation(len(tiles))
+    shuffled = engine.predict(tiles[order])
+    np.testing.assert_array_equal(shuffled.cellularity, whole.cellularity[order])
+    np.testing.assert_array_equal(shuffled.class_fraction, whole.class_fraction[order])
+    again = engine_of(bundle).predict(tiles[5:6])
+    np.testing.assert_array_equal(again.cellularity, whole.cellularity[5:6])
+
+
+def test_a_model_without_segmentation(plain_bundle, tiles):
+    expected = engine_of(plain_bundle, runtime="torch").predict(tiles)
+    scores = engine_of(plain_bundle).predict(tiles)
+    np.testing.assert_allclose(scores.cellularity, expected.cellularity, atol=FLOAT32_TOLERANCE)
+    assert np.isnan(scores.class_fraction).all()
+
+
+def test_openvino_is_the_automatic_choice_on_a_cpu(bundle, monkeypatch):
+    config = EngineConfig(device="cpu")
+    assert build_engine(bundle, config).execution.runtime == "openvino"
+    monkeypatch.setattr("wsi_pipeline.engine.openvino_is_installed", lambda: False)
+    assert build_engine(bundle, config).execution.runtime == "torch"
+
+
+def test_a_graph_is_exported_once(bundle, monkeypatch):
+    first = exported(bundle)
+    monkeypatch.setattr(graphs, "export", None)
+    assert exported(bundle) == first
+
+
+def test_a_damaged_graph_is_made_anew(bundle, own_cache, monkeypatch):
+    kept = Graph(b"<net/>", b"0" * 100)
+    monkeypatch.setattr(graphs, "export", lambda _bundle: kept)
+    exported(bundle)
+    (path,) = own_cache.rglob("*.safetensors")
+    whole = path.read_bytes()
+    for damage in (whole[: len(whole) // 2], b"", whole[:-9] + b"\x7f" + whole[-8:]):
+        path.write_bytes(damage)
+        assert exported(bundle) == kept
+        assert path.read_bytes() == whole
+
+
+def test_a_graph_of_another_bundle_is_not_taken(bundle, plain_bundle, own_cache, monkeypatch):
+    monkeypatch.setattr(graphs, "export", lambda of: Graph(of.digest.encode(), b"0"))
+    other, mine = exported(plain_bundle), exported(bundle)
+    files = {read_graph(path)[0]: path for path in own_cache.rglob("*.safetensors")}
+    files[mine].write_bytes(files[other].read_bytes())
+    assert exported(bundle) == mine
+
+
+def test_no_place_to_keep_a_graph(bundle, own_cache, monkeypatch, caplog):
+    own_cache.write_text("a file")
+    monkeypatch.setattr(graphs, "export", lambda _bundle: Graph(b"<net/>", b"0"))
+    assert exported(bundle) == Graph(b"<net/>", b"0")
+    assert "XDG_CACHE_HOME" in caplog.text
+
+
+def test_nothing_reports_its_use(bundle):
+    exported(bundle)
+    assert sys.modules.get("openvino_telemetry") is None
+
+
+def test_openvino_is_missing(bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ConfigError, match=r"pip install wsi-pipeline\[openvino\]"):
+        engine_of(bundle)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "int8"}, "wsi quantise"),
+        ({"precision": "int8", "runtime": "torch"}, "is for OpenVINO"),
+        ({"precision": "bfloat16"}, "does not multiply bfloat16"),
+    ],
+)
+def test_what_cannot_be_run(bundle, monkeypatch, settings, message):
+    monkeypatch.setattr("wsi_pipeline.engine._cpu_flags", frozenset)
+    with pytest.raises(ConfigError, match=message):
+        engine_of(bundle, **settings)
+
+
+def test_a_file_that_is_no_graph(tmp_path):
+    path = tmp_path / "graph.safetensors"
+    write_graph(path, Graph(b"<net/>", b"0"), {})
+    assert read_graph(path) == (Graph(b"<net/>", b"0"), {})
+    for content in (b"", b"{}", path.read_bytes()[:60]):
+        path.write_bytes(content)
+        with pytest.raises(BundleError, match="damaged"):
+            read_graph(path)
