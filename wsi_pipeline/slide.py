@@ -32,10 +32,11 @@ MAX_UPSAMPLING_OF_LEVEL = 1.05
 """A level may be coarser than wanted by this much and still be read from."""
 
 BLOCK_PX = 2048
-"""Side, in pixels of the level read, of the pieces in which large regions are read."""
+"""Side, in pixels of what is read, of the pieces in which large regions are read."""
 
 LEAST_BLOCK_PX = 64
-"""Side, likewise, of the smallest piece in which the readable parts of a damaged one are sought."""
+"""Side of the smallest piece in which the readable parts of a damaged one are sought, in pixels of
+the level that is decoded, shrunk or not."""
 
 MAX_DAMAGED_BLOCKS = 200
 """More are not cut up: a slide so damaged is not worth the hours that its outlines would take."""
@@ -205,6 +206,7 @@ class Slide:
         size = self.size_at(mpp)
         picture = np.full((size.height, size.width, 3), 255, np.uint8)
         view = self.view_for(l0_per_px)
+        l0_level_px = view.downsample / view.shrink
         step = max(1, int(BLOCK_PX * view.downsample / l0_per_px))
         lost: list[Box] = []
         shown = False
@@ -220,7 +222,7 @@ class Slide:
                 except SlideError as error:
                     log.debug("Left white in the thumbnail. %s", error)
                     least = max(block.width, block.height) == 1 or (
-                        max(l0_box.width, l0_box.height) <= LEAST_BLOCK_PX * view.downsample
+                        max(l0_box.width, l0_box.height) <= LEAST_BLOCK_PX * l0_level_px
                     )
                     (lost if least else damaged).append(block)
                 else:
