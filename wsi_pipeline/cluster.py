@@ -125,7 +125,7 @@ class Cluster:
             bundle_digest=self.bundle.digest,
             engine=_nothing_to_choose(self.config, self.execution),
             execution=self.execution,
-            software=software(self.execution.runtime),
+            software=tuple(software(self.execution.runtime).items()),
         )
         waiting = [shard for shard in store.shards if (store.state(shard) < TileState.SCORED).any()]
         # Keys of this run alone, or a shard's failure in an earlier one would be taken for its own.

@@ -53,7 +53,7 @@ class Job(BaseModel):
         bundle_digest: of the model.
         engine: how the model is run, nothing left to choose.
         execution: what comes of that on the driver's word.
-        software: versions that all machines have to have, by package.
+        software: packages and the versions of them that all machines have to have.
 
     """
 
@@ -73,7 +73,7 @@ class Job(BaseModel):
     bundle_digest: str
     engine: EngineConfig
     execution: Execution
-    software: dict[str, str]
+    software: tuple[tuple[str, str], ...]
 
 
 def software(runtime: Runtime = "torch") -> dict[str, str]:
@@ -135,7 +135,7 @@ def score_shard(job: Job, start: int, stop: int) -> tuple[list[int], float]:
 
 
 def _score_shard(job: Job, shard: slice) -> NDArray[np.uint8]:
-    for package, own in job.software.items():
+    for package, own in job.software:
         require_same("this worker", package, installed(package), own)
     with _opening:
         opened = _opened(job)

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.errors import BundleError, ConfigError
-from wsi_pipeline.network import RegressionNetwork
+from wsi_pipeline.network import RegressionNetwork, class_fractions
 
 if TYPE_CHECKING:
     import openvino
@@ -65,6 +65,8 @@ class Calibration(BaseModel):
     tiles: int
     """On which ranges were measured."""
     seed: int
+    float32_share: float
+    """Share of the convolutions, counted from the pixels on, that had to stay in float32."""
     checked_on: int
     """Other tiles of the same slides, on which the errors were measured."""
     mean_error: float
@@ -285,9 +287,7 @@ class _Scoring(nn.Module):
         score, logits = self.network(pixels)
         if logits is None:
             return (score,)
-        winner = logits.argmax(1)
-        shares = [(winner == label).float().mean((1, 2)) for label in range(logits.shape[1])]
-        return score, torch.stack(shares, dim=1)
+        return score, class_fractions(logits)
 
 
 def _kept(path: Path, of: Record) -> Graph | None:

@@ -217,6 +217,13 @@ def upsample(logits: Tensor) -> Tensor:
     return F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=True)
 
 
+def class_fractions(logits: Tensor) -> Tensor:
+    """Return the share of each class among a tile's pixels, float32 [B, classes]."""
+    winner = logits.argmax(1)
+    shares = [(winner == label).float().mean((1, 2)) for label in range(logits.shape[1])]
+    return torch.stack(shares, dim=1)
+
+
 class RegressionBackbone(nn.Module):
     """A timm classification network, cut where guidance enters, without its classifier.
 

@@ -10,7 +10,8 @@ from wsi_pipeline.engine import (
     dihedral_views,
 )
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.torch_engine import TorchEngine, class_fractions
+from wsi_pipeline.network import class_fractions
+from wsi_pipeline.torch_engine import TorchEngine
 
 TOLERANCE = 1e-5
 """Largest difference that the batch size may make to a float32 score."""
