@@ -22,6 +22,7 @@ import tiffslide
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Size
+from wsi_pipeline.jpeg import area_mean
 from wsi_pipeline.reachable import is_away, one_line, unavailable
 from wsi_pipeline.slide_files import is_url, open_binary
 from wsi_pipeline.tiff_tiles import (
@@ -29,7 +30,6 @@ from wsi_pipeline.tiff_tiles import (
     Rgb,
     SharedFile,
     TiledLevels,
-    area_mean,
     guard,
     plain_pages,
 )

@@ -18,13 +18,14 @@ import numpy as np
 
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Box, Mpp, Size
+from wsi_pipeline.jpeg import area_mean
 from wsi_pipeline.locations import require_no_secret
 from wsi_pipeline.mpp import DISAGREEMENT, MppSources, isotropic, referee_mpp
 from wsi_pipeline.reachable import Footprint, footprint, is_away, one_line, unavailable
 from wsi_pipeline.readers import READERS, Backend, Level, Reader, SharedReader, open_reader
 from wsi_pipeline.slide_files import content_digest, files_of, open_binary
 from wsi_pipeline.tiff import MAX_SIDE_PX, check_tiff
-from wsi_pipeline.tiff_tiles import LostTileError, Rgb, area_mean
+from wsi_pipeline.tiff_tiles import LostTileError, Rgb
 
 log = logging.getLogger(__name__)
 

@@ -17,15 +17,14 @@ from functools import partial
 from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple
 
-import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.geometry import Box, Size
-from wsi_pipeline.jpeg import COMPRESSIONS, ShrinkingDecoder, frame_of
+from wsi_pipeline.geometry import Box
+from wsi_pipeline.jpeg import COMPRESSIONS, ShrinkingDecoder, area_mean, frame_of
 from wsi_pipeline.reachable import is_away, one_line
 from wsi_pipeline.tiff import MAX_TILE_PX
 from wsi_pipeline.tile_cache import TileCache
@@ -218,20 +217,6 @@ def guard(page: tifffile.TiffPage, location: str) -> None:
         return decode(segment, index, **options)
 
     page.decode = checked
-
-
-def area_mean(pixels: Rgb, columns: int, rows: int) -> Rgb:
-    """Average blocks of pixels; edge pixels fill up the last ones."""
-    if columns == rows == 1:
-        return pixels
-    height, width = pixels.shape[:2]
-    size = Size(-(-width // columns), -(-height // rows))
-    extra_x, extra_y = size.width * columns - width, size.height * rows - height
-    if extra_x or extra_y:
-        pixels = np.pad(pixels, ((0, extra_y), (0, extra_x), (0, 0)), mode="edge")
-    # The exact mean, where the ratio is whole, and OpenCV's fastest way.
-    shrunk = cv2.resize(pixels, (size.width, size.height), interpolation=cv2.INTER_AREA)
-    return np.asarray(shrunk, np.uint8)
 
 
 class _Place(NamedTuple):

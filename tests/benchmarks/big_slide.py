@@ -14,11 +14,18 @@ DATA = Path(os.environ.get("WSI_TEST_DATA", Path(__file__).parents[3] / "shared"
 SAMPLE = DATA / "slides" / "cmu-1-small-region.svs"
 
 
-def build(path: Path, repeats: int, *, source: Path = SAMPLE) -> None:
+def build(path: Path, repeats: int, *, source: Path = SAMPLE, colour: str = "420") -> None:
     """Write a JPEG pyramid at about 0.25 µm/px: the source at twice its size, repeated.
 
     The layout is Aperio's: 256 px tiles, quality 85, and levels at 1/4 and 1/16. Repeats are
     written tile row by tile row from one picture, so memory does not grow with them.
+
+    Args:
+        path: to write.
+        repeats: of the picture, across and down.
+        source: the picture.
+        colour: "420", or "rgb" as in many of Aperio's own files.
+
     """
     with Slide.open(source) as slide:
         size, mpp = slide.l0_size, Mpp(slide.mpp / 2)
@@ -47,7 +54,10 @@ def build(path: Path, repeats: int, *, source: Path = SAMPLE) -> None:
                 tile=(256, 256),
                 photometric="rgb",
                 compression="jpeg",
-                compressionargs={"level": 85},
+                compressionargs={
+                    "level": 85,
+                    **({"outcolorspace": "rgb"} if colour == "rgb" else {}),
+                },
                 subfiletype=1 if downsample > 1 else 0,
                 resolution=(density, density),
                 resolutionunit="CENTIMETER",

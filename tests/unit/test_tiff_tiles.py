@@ -18,10 +18,10 @@ from wsi_pipeline import tiff_tiles
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.grid import GridConfig, tile_grid
-from wsi_pipeline.jpeg import ShrinkingDecoder
+from wsi_pipeline.jpeg import ShrinkingDecoder, area_mean
 from wsi_pipeline.slide import Slide, View
 from wsi_pipeline.store import TileStore
-from wsi_pipeline.tiff_tiles import SharedFile, TiledLevels, area_mean
+from wsi_pipeline.tiff_tiles import SharedFile, TiledLevels
 from wsi_pipeline.tiling import tile_slide
 
 TILE, WIDTH, HEIGHT = 64, 301, 203
