@@ -316,6 +316,7 @@ def tiling_identity(slide: Slide, config: ScoreConfig, digest: str | None = None
 
     """
     bounds = slide.l0_bounds
+    view = slide.view_for(config.grid.mpp / slide.mpp)
     return {
         "slide": {
             "name": slide.name,
@@ -329,6 +330,7 @@ def tiling_identity(slide: Slide, config: ScoreConfig, digest: str | None = None
             "vendor": slide.vendor,
             "backend": slide.backend,
         },
+        "read_from": {"level": view.level, "shrink": view.shrink},
         "tissue": config.tissue.model_dump(mode="json"),
         "grid": config.grid.model_dump(mode="json"),
     }
