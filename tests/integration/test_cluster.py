@@ -200,7 +200,8 @@ def test_a_cluster_that_does_not_fit_says_why(
     monkeypatch.setattr(cluster, "CONNECT_S", 30)
     config = on(tiny_config, cluster=site.address)
     with monkeypatch.context() as patch:
-        patch.setattr(cluster, "software", lambda _runtime="torch": {"wsi-pipeline": "99.0", "torch": "2.0"})
+        other = {"wsi-pipeline": "99.0", "torch": "2.0"}
+        patch.setattr(cluster, "software", lambda _runtime="torch": other)
         with pytest.raises(ClusterError, match=r"127.0.0.1:\d+ has another wsi-pipeline .* 99.0"):
             start_engine(bundle, config)
     with pytest.raises(ClusterError, match=r"tcp://.*: There is no device 'cuda'"):
