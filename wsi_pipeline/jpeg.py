@@ -34,9 +34,9 @@ RGB, YCBCR = 2, 6
 """TIFF's photometric interpretations."""
 
 SOI = b"\xff\xd8"
-STATED_AS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
-"""Adobe's marker, saying that the components were not transformed: libjpeg takes three without a
-word for YCbCr."""
+AS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+"""Adobe's marker, as libjpeg writes it where components were not transformed: three without a word
+it takes for YCbCr."""
 
 FULL_COLOUR, HALVED_COLOUR = ((1, 1), (1, 1), (1, 1)), ((2, 2), (1, 1), (1, 1))
 """Sampling of 4:4:4 and 4:2:0."""
@@ -107,7 +107,7 @@ class ShrinkingDecoder:
         # As tifffile has it: JFIF is YCbCr by its own definition, whatever the TIFF says.
         is_rgb = page.photometric == RGB and not page.is_jfif
         tables = page.jpegtables[2:-2] if page.jpegtables else b""
-        opening = SOI + (STATED_AS_RGB if is_rgb else b"") + tables
+        opening = SOI + (AS_RGB if is_rgb else b"") + tables
         return cls(Size(page.tilewidth, page.tilelength), opening, is_rgb)
 
     @property
@@ -128,8 +128,11 @@ class ShrinkingDecoder:
         frames = [_frame(segment, at) for marker, at in markers.items() if marker in FRAMES]
         if [(frame.size, frame.components) for frame in frames] != [(self.tile, 3)]:
             raise ValueError("not a JPEG of the size of a tile")
-        if self.is_rgb and not STATING.isdisjoint(markers):
-            raise ValueError("a tile says itself what its components are")
+        stated = {
+            segment[at : at + len(AS_RGB)] for marker, at in markers.items() if marker in STATING
+        }
+        if self.is_rgb and stated - {AS_RGB}:
+            raise ValueError("a tile says that its components are something else")
         stream = self.opening + segment[2:]
         if frames[0].shrinks_well(shrink):
             return _decoded(stream, self.tile.width // shrink, self.tile.height // shrink)

@@ -102,7 +102,9 @@ class TiledLevels:
         places = [place for place in _places(page, box, shrink) if page.databytecounts[place.tile]]
         for place in places if self._lost else ():
             self._raise_if_lost(level, place.tile)
-        pixels = np.full((box.height, box.width, 3), 255, np.uint8)
+        pixels = np.empty((box.height, box.width, 3), np.uint8)
+        if len(places) < len(touched):
+            pixels[:] = 255
         lost: LostTileError | None = None
         for place in places:
             key = (level, place.tile, shrink)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.jpeg_tiles import abbreviated, bare, encode, write_jpeg_slide
 from wsi_pipeline.geometry import Size
-from wsi_pipeline.jpeg import Frame, ShrinkingDecoder, area_mean, frame_of
+from wsi_pipeline.jpeg import AS_RGB, Frame, ShrinkingDecoder, area_mean, frame_of
 
 KINDS = ("rgb", "444", "422", "420")
 SHRINKS = (2, 4, 8)
@@ -124,10 +124,15 @@ def test_the_least_irregularity_is_refused(good, damage, shrink):
 
 
 def test_a_tile_that_contradicts_its_directory_is_refused(good):
-    decoder = ShrinkingDecoder(Size(TILE, TILE), good[:2], is_rgb=True)
+    decoder = ShrinkingDecoder(Size(TILE, TILE), good[:2] + AS_RGB, is_rgb=True)
     assert decoder.decode(bare(good), 2).size
-    with pytest.raises(ValueError, match="says itself"):
+    with pytest.raises(ValueError, match="something else"):
         decoder.decode(good, 2)  # JFIF is YCbCr
+    without = bare(good)
+    stated = without[:2] + AS_RGB + without[2:]
+    np.testing.assert_array_equal(decoder.decode(stated, 2), decoder.decode(without, 2))
+    with pytest.raises(ValueError, match="something else"):
+        decoder.decode(without[:2] + AS_RGB[:-1] + b"\x01" + without[2:], 2)
     with pytest.raises(ValueError, match="size of a tile"):
         ShrinkingDecoder(Size(128, 64), good[:2], is_rgb=False).decode(good, 2)
 
