@@ -69,6 +69,17 @@ def save_tiny_bundle(folder: Path, *, tile_px: int = 64, mpp: float = 0.5, seed:
     return folder
 
 
+def settle(network: torch.nn.Module, rgb: NDArray[np.uint8]) -> None:
+    """Set a random network's batch norms to tiles, so that its activations stay near 0 and 1."""
+    for part in network.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = None  # the mean over all batches
+    network.train()
+    with torch.no_grad():
+        network(torch.from_numpy(rgb))
+    network.eval()
+
+
 def config_of_tiny() -> ScoreConfig:
     """Fits the tiny bundle; float32, so that any machine gives the same scores."""
     return ScoreConfig(

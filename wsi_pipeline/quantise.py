@@ -136,6 +136,7 @@ def sample_tiles(
 def _calibrated(graph: Graph, tiles: NDArray[np.uint8], *, float32_share: float) -> Graph:
     import_openvino()
     nncf = _import_nncf()
+    nncf.set_log_level(logging.WARNING)
     model = graph.model()
     convolutions = [
         operation.get_friendly_name()

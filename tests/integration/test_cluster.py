@@ -21,6 +21,7 @@ from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import build_engine
 from wsi_pipeline.errors import ClusterError, ConfigError
+from wsi_pipeline.graphs import openvino_is_installed
 from wsi_pipeline.pipeline import score_slide, start_engine
 from wsi_pipeline.store import TileState, TileStore
 
@@ -146,6 +147,20 @@ def test_a_cluster_gives_the_same_files(site, slide, bundle, tiny_config, tmp_pa
     # The driver is not where the work was done, and both workers had some of it.
     logs = site.log("worker-0") + site.log("worker-1")
     assert "slide [1]" not in logs
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not openvino_is_installed(), reason="needs OpenVINO")
+def test_a_cluster_of_openvino(site, slide, bundle, tiny_config, tmp_path):
+    """It is what workers without a GPU choose, and they score as this machine does."""
+    config = on(tiny_config, engine={"device": "cpu", "batch_size": 4})
+    score_slide(slide, tmp_path / "here", build_engine(bundle, config.engine), config)
+    there = on(config, cluster=site.address)
+    engine = start_engine(bundle, there)
+    assert engine.execution.runtime == "openvino"
+    score_slide(slide, tmp_path / "there", engine, there)
+    engine.close()
+    assert_same(*(files_of(tmp_path / where / "slide [1]") for where in ("here", "there")))
 
 
 def test_slide_and_store_on_s3(site, s3, slide, bundle, tiny_config, tmp_path):

@@ -10,8 +10,10 @@ from wsi_pipeline import graphs
 from wsi_pipeline.bundle import ModelBundle, ModelCard
 from wsi_pipeline.engine import EngineConfig, build_engine
 from wsi_pipeline.errors import BundleError, ConfigError
+from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.graphs import Graph, exported, openvino_is_installed, read_graph, write_graph
 from wsi_pipeline.network import Architecture, build_network
+from wsi_pipeline.slide import Slide
 
 pytestmark = pytest.mark.skipif(not openvino_is_installed(), reason="needs OpenVINO")
 
@@ -86,6 +88,16 @@ def test_scores_are_torchs(bundle, tiles, reference, settings):
     else:
         assert np.isnan(scores.class_fraction).all()
         assert scores.class_fraction.shape == reference.class_fraction.shape
+
+
+@pytest.mark.slides
+def test_scores_of_real_tissue_are_torchs(bundle, slides_dir):
+    with Slide.open(slides_dir / "cmu-1-small-region.svs") as slide:
+        corners = [(x, y) for x in range(300, 1800, 250) for y in range(300, 2600, 450)]
+        tiles = np.stack([slide.read(Box(x, y, 64, 64), Size(64, 64)) for x, y in corners])
+    expected = engine_of(bundle, runtime="torch").predict(tiles).cellularity
+    scores = engine_of(bundle).predict(tiles).cellularity
+    np.testing.assert_allclose(scores, expected, atol=FLOAT32_TOLERANCE)
 
 
 def test_eight_views_are_torchs(bundle, tiles):

@@ -7,9 +7,8 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-import torch
 
-from tests.made import write_slide
+from tests.made import settle, write_slide
 from wsi_pipeline import graphs
 from wsi_pipeline import quantise as module
 from wsi_pipeline.bundle import ModelBundle
@@ -53,12 +52,8 @@ def tiles(section):
 @pytest.fixture
 def settled(bundle, tiles, tmp_path):
     """Random weights too, but with activations as in a trained network, near 0 and 1."""
-    network = bundle.network().train()
-    for part in network.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            part.momentum = None  # the mean over all batches
-    with torch.no_grad():
-        network(torch.from_numpy(tiles))
+    network = bundle.network()
+    settle(network, tiles)
     ModelBundle.of(network, bundle.card).save(tmp_path / "settled")
     return ModelBundle.load(tmp_path / "settled")
 
