@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +26,7 @@ from tests.benchmarks.peers.export import export, untrained_bundle
 from tests.benchmarks.peers.measure import CommandFailed, measure
 from tests.benchmarks.peers.report import Run
 from tests.benchmarks.peers.task import L0Corner, Task
-from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.grid import steps_to_cover
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[3]
 WSI = Path(sys.executable).with_name("wsi")
 CACHE = Path.home() / ".cache" / "wsi-benchmarks"
-REPEATS = (2, 5)
+REPEATS = (3, 5)
 QUICK_REPEATS = (1, 2)
 LIMIT_S = 900
 QUANTISED_NAME = "int8.safetensors"
@@ -192,6 +192,22 @@ class Bench:
                 best, best_s = setting, run.cost.wall_s
         return best, tried
 
+    def agreement(self, settings: dict[Peer, tuple[Path, Setting]], slide: BigSlide) -> list[Run]:
+        """Score a small slide with a model that was trained: ours first, then everybody."""
+        demo = ModelBundle.load(DEMO_BUNDLE)
+        bench = replace(self, bundle=demo, models=export(demo, self.folder))
+        ours = bench.run_ours(OURS[0], slide, "agreement")
+        tiles = list(ours.scores or ())
+        if not tiles:
+            return []
+        return [
+            ours,
+            *(
+                bench.run_peer(peer, python, setting, slide, tiles, "agreement")
+                for peer, (python, setting) in settings.items()
+            ),
+        ]
+
 
 def big_slide(folder: Path, repeats: int) -> BigSlide:
     """Build a slide, or take the one of an earlier run; alone in its folder, as WSInfer wants."""
@@ -241,12 +257,15 @@ def main(
     slides = [big_slide(folder, size) for size in sizes]
     runs = list(failures)
     bench.quantise(slides[0])
-    for way in OURS:  # so that libraries and slides were read before, and graphs exported
-        bench.run_ours(way, slides[0], "trials")
+    for way in OURS:  # so that libraries were read before, and graphs exported
+        bench.run_ours(way, big_slide(folder, 1), "trials")
     ours = [bench.run_ours(way, slide) for way in OURS for slide in slides]
     runs += ours
-    tiles = {run.slide: list(run.scores or ()) for run in ours if run.name == OURS[0].name}
+    tiles = {run.slide: list(run.scores) for run in reversed(ours) if run.scores}
+    if len(tiles) < len(slides):
+        raise SystemExit("ours scored none of a slide's tiles, so that there is nothing to compare")
     tried: list[Run] = []
+    settings: dict[Peer, tuple[Path, Setting]] = {}
     for peer in peers:
         if (python := pythons.get(peer.name)) is None:
             continue
@@ -254,12 +273,14 @@ def main(
         if not quick:
             setting, trials = bench.best_setting(peer, python, slides[0], tiles[slides[0].name])
             tried += trials
+        settings[peer] = python, setting
         runs += [
             bench.run_peer(peer, python, setting, slide, tiles[slide.name]) for slide in slides
         ]
         if peer.finds_tissue:
             runs.append(bench.run_peer(peer, python, setting, slides[-1], None))
-    write(bench, slides, runs, tried, described)
+    trained = [] if bundle else bench.agreement(settings, big_slide(folder, 1))
+    write(bench, slides, runs, tried, trained, described)
 
 
 def make_environments(peers: Sequence[Peer], folder: Path) -> tuple[dict[str, Path], list[Run]]:
@@ -278,13 +299,18 @@ def make_environments(peers: Sequence[Peer], folder: Path) -> tuple[dict[str, Pa
 
 
 def write(
-    bench: Bench, slides: Sequence[BigSlide], runs: list[Run], tried: list[Run], described: str
+    bench: Bench,
+    slides: Sequence[BigSlide],
+    runs: list[Run],
+    tried: list[Run],
+    trained: list[Run],
+    described: str,
 ) -> None:
     """Print the tables, and keep all figures beside the results."""
     names = [slide.name for slide in slides]
     shared = [run for run in runs if not run.own_tiles]
     large = [run for run in shared if run.slide == names[-1]]
-    reference = next((run for run in large if run.name == OURS[0].name), large[0])
+    reference = next(run for run in large if run.scores)
     float32 = {way.name for way in OURS if way.engine["precision"] == "float32"}
     rivals = [run for run in large if run.name in float32 and run.cost is not None]
     fastest = min(rivals, key=lambda run: run.cost.wall_s if run.cost else 0.0, default=reference)
@@ -299,11 +325,16 @@ def write(
         report.speed_table(shared, names, fastest.name),
         "On tiles of one's own choice:",
         report.own_tiles_table(own, slides[-1].candidates),
-        f"Scores, against {reference.name}:",
+        f"Scores of these weights, against {reference.name}:",
         report.agreement_table(large, reference),
         "Ours by stage:",
         report.stages_table(shared),
     ]
+    if trained:
+        parts += [
+            "Scores of the demonstration model, which was trained, against ours:",
+            report.agreement_table(trained, trained[0]),
+        ]
     if tried:
         rows = [
             [run.name, run.setting, f"{run.cost.wall_s:.1f}" if run.cost else "failed"]

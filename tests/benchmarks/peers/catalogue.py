@@ -31,7 +31,7 @@ class Setting:
         return ", ".join(filter(None, [f"batch {self.batch}", loading, self.reader, self.graph]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Peer:
     """Other software.
 

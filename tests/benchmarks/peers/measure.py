@@ -11,7 +11,7 @@ import psutil
 
 EVERY_S = 0.25
 SECTOR_BYTES = 512
-TAIL_LINES = 12
+TAIL_LINES = 6
 
 
 class CommandFailed(Exception):
