@@ -99,7 +99,8 @@ class TiledLevels:
 
         """
         page = self._pages[level]
-        places = [place for place in _places(page, box, shrink) if page.databytecounts[place.tile]]
+        touched = list(_places(page, box, shrink))
+        places = [place for place in touched if page.databytecounts[place.tile]]
         for place in places if self._lost else ():
             self._raise_if_lost(level, place.tile)
         pixels = np.empty((box.height, box.width, 3), np.uint8)
