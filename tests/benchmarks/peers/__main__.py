@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -245,6 +246,8 @@ def main(
     """Measure everyone on the same slides with the same weights."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("wsi_pipeline").setLevel(logging.WARNING)
+    # Whoever ends this ends the process that it measures, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     folder = folder.absolute()
     sizes = sorted(repeats or (QUICK_REPEATS if quick else REPEATS))
     peers = [peer for peer in PEERS if only.lower() in peer.name.lower()]
@@ -256,7 +259,7 @@ def main(
     bench = Bench(folder, model, export(model, folder), allowed)
     slides = [big_slide(folder, size) for size in sizes]
     runs = list(failures)
-    bench.quantise(slides[0])
+    bench.quantise(slides[-1])
     for way in OURS:  # so that libraries were read before, and graphs exported
         bench.run_ours(way, big_slide(folder, 1), "trials")
     ours = [bench.run_ours(way, slide) for way in OURS for slide in slides]
