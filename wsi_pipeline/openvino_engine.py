@@ -1,7 +1,7 @@
 """A bundle run by OpenVINO, the engine of CPUs.
 
-Several tiles are scored side by side, each by a share of the cores: on two cores that takes a
-quarter less time than one tile after the other by both.
+Several tiles are scored side by side, each by a share of the cores, which then wait for each other
+less often than where all work on one tile.
 """
 
 from collections.abc import Iterable
