@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from tests.made import write_slide
-from training.synthetic import generate_region
 from wsi_pipeline import graphs
 from wsi_pipeline import quantise as module
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
@@ -17,6 +16,7 @@ from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import EngineConfig, build_engine, execution_of
 from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.graphs import Calibration, Graph, calibration, keep_quantised, quantised
+from wsi_pipeline.grid import GridConfig
 from wsi_pipeline.pipeline import scoring_identity
 from wsi_pipeline.quantise import MAX_MEAN_ERROR, quantise, sample_tiles
 
@@ -66,16 +66,18 @@ def a_calibration(of):
 
 
 @pytest.mark.long
-def test_a_quantised_bundle_scores_as_before(tmp_path):
+@pytest.mark.slides
+def test_a_quantised_bundle_scores_as_before(slides_dir, tmp_path):
     """Of a trained model: random weights pass every rounding on like noise."""
     ModelBundle.load(DEMO_BUNDLE).save(tmp_path / "demo")
     bundle = ModelBundle.load(tmp_path / "demo")
-    pictures = [generate_region(seed, 1024).rgb for seed in range(6)]
-    quarters = [(y, x) for y in (0, 512) for x in (0, 512)]
-    tiles = np.stack([rgb[y : y + 512, x : x + 512] for y, x in quarters for rgb in pictures])
+    paths = [str(slides_dir / f"{name}.tif") for name in ("her2st-b4", "her2st-c3")]
+    paths.append(str(slides_dir / "cmu-1-small-region.svs"))
+    config = ScoreConfig(grid=GridConfig(allow_upsampling=True))
+    tiles = sample_tiles(paths, bundle.card, config, count=100, seed=0)
     digest = bundle.digest
-    graph, cost = quantise(bundle, tiles, slides=1, seed=0)
-    assert (cost.tiles, cost.checked_on) == (18, 6)
+    graph, cost = quantise(bundle, tiles, slides=3, seed=0)
+    assert (cost.tiles, cost.checked_on) == (75, 25)
     path = keep_quantised(bundle, graph, cost)
     again = ModelBundle.load(bundle.folder)
     assert again.digest == digest
@@ -90,7 +92,7 @@ def test_a_quantised_bundle_scores_as_before(tmp_path):
         "graph": graph.digest,
     }
     reference = build_engine(again, EngineConfig(device="cpu", runtime="torch"))
-    scores, expected = engine.predict(tiles[:6]), reference.predict(tiles[:6])
+    scores, expected = engine.predict(tiles[:25]), reference.predict(tiles[:25])
     error = np.abs(scores.cellularity - expected.cellularity)
     assert error.mean() <= MAX_MEAN_ERROR
     assert error.mean() == pytest.approx(cost.mean_error, rel=0.01)
