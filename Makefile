@@ -34,6 +34,9 @@ test-long: .venv/installed
 
 bench: .venv/installed
 	$(PY) -m tests.benchmarks.tiling
+	$(PY) -m tests.benchmarks.engines
+	$(PY) -m tests.benchmarks.overlap
+	$(PY) -m tests.benchmarks.night
 	$(PY) -m tests.benchmarks.codec
 	$(PY) -m tests.benchmarks.memory
 
