@@ -85,7 +85,7 @@ def assert_same(ours: Path, theirs: Path) -> None:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_both_stages_survive_kills(seed, command, tmp_path):
     rng = random.Random(seed)
     more = [{}, {"average": 0.9, "checkpoint_every": 2, "schedule": "cosine", "decay_every": None}]

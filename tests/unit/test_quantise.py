@@ -100,6 +100,7 @@ def test_a_quantised_bundle_scores_as_before(slides_dir, tmp_path):
     assert error.max() > 1e-4, "nothing was quantised"
 
 
+@pytest.mark.long
 def test_no_more_stays_in_float32_than_has_to(bundle, tiles, monkeypatch):
     tried = []
 
