@@ -4,8 +4,6 @@ The small one may take its pixels at a lower resolution, since its card says at 
 shrunk to it. What it finds surely free of tumour, or surely full of it, keeps its score.
 """
 
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +19,7 @@ class CoarseToFine:
     """Two models in one; takes the place of an `Engine`.
 
     Attributes:
-        bundle: the large model; `config`, `execution` and `batch_size` are its own too.
+        bundle: the large model; `config` and `batch_size` are its own too.
         coarse: the small one.
 
     """
@@ -38,15 +36,8 @@ class CoarseToFine:
         self._fine = fine
         self._thresholds = thresholds
         self._same_classes = _classes(coarse.bundle) == _classes(fine.bundle)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What of the first pass decides scores."""
-        return {
-            "bundle_digest": self.coarse.bundle.digest,
-            "execution": self.coarse.execution.model_dump(mode="json"),
-            **self._thresholds.model_dump(mode="json", exclude={"bundle"}),
-        }
+        first_pass = thresholds.first_pass(coarse.bundle, coarse.execution)
+        self._execution = fine.execution.model_copy(update={"coarse": first_pass})
 
     @property
     def bundle(self) -> ModelBundle:
@@ -60,8 +51,8 @@ class CoarseToFine:
 
     @property
     def execution(self) -> Execution:
-        """How it runs."""
-        return self._fine.execution
+        """How both run."""
+        return self._execution
 
     @property
     def batch_size(self) -> int:

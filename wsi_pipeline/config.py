@@ -33,7 +33,7 @@ class SlideConfig(BaseModel):
 
 NOT_DECIDING: dict[str, Any] = {
     **dict.fromkeys(("workers", "store", "cluster", "crew", "inbox", "digest_cache"), True),
-    "engine": {"coarse": {"bundle": True}},  # a model is known by its digest, not by its folder
+    "engine": {"coarse": True},  # models are known by their digests: it is in the `Execution`
 }
 """What says where and how the work is done, and not what comes out of it."""
 

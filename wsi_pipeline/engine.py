@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.execution import Execution, Precision, Runtime
+from wsi_pipeline.execution import Execution, FirstPass, Precision, Runtime
 from wsi_pipeline.graphs import calibration, import_openvino, openvino_is_installed
 from wsi_pipeline.store import Scores
 
@@ -50,6 +50,15 @@ class CoarseConfig(BaseModel):
     def leaves_open(self, cellularity: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return which coarse scores call for the large model, bool [n]."""
         return (cellularity >= self.refine_from) & (cellularity <= self.refine_to)
+
+    def first_pass(self, bundle: ModelBundle, execution: Execution) -> FirstPass:
+        """Say what of the first pass decides scores: the small model, and how it is run."""
+        return FirstPass(
+            bundle=bundle.digest,
+            graph=execution.graph,
+            refine_from=self.refine_from,
+            refine_to=self.refine_to,
+        )
 
 
 class EngineConfig(BaseModel):
@@ -142,10 +151,17 @@ def execution_of(bundle: ModelBundle, config: EngineConfig) -> Execution:
 
     Raises:
         ConfigError: if it cannot be run here as configured.
-        BundleError: if its graph in 8 bits is damaged or another bundle's.
+        BundleError: if its graph in 8 bits is damaged or another bundle's, or the small model of a
+            first pass cannot be loaded.
 
     """
-    return of_bundle(bundle, machine_execution(config))
+    machine = machine_execution(config)
+    execution = of_bundle(bundle, machine)
+    if config.coarse is None:
+        return execution
+    small = ModelBundle.load(config.coarse.bundle)
+    first_pass = config.coarse.first_pass(small, of_bundle(small, machine))
+    return execution.model_copy(update={"coarse": first_pass})
 
 
 def machine_execution(config: EngineConfig) -> Execution:

@@ -12,7 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import CPU_BATCH, BatchEngine, BatchOutput, EngineConfig, execution_of
+from wsi_pipeline.engine import (
+    CPU_BATCH,
+    BatchEngine,
+    BatchOutput,
+    EngineConfig,
+    machine_execution,
+    of_bundle,
+)
 from wsi_pipeline.execution import Precision
 from wsi_pipeline.graphs import Graph, exported, import_openvino, quantised
 
@@ -40,7 +47,8 @@ class OpenVinoEngine(BatchEngine):
                 is damaged or another bundle's.
 
         """
-        execution = execution_of(bundle, config.model_copy(update={"runtime": "openvino"}))
+        machine = machine_execution(config.model_copy(update={"runtime": "openvino"}))
+        execution = of_bundle(bundle, machine)
         super().__init__(bundle, config, execution, config.batch_size or CPU_BATCH)
         if graph is None:
             graph = quantised(bundle) if execution.precision == "int8" else exported(bundle)

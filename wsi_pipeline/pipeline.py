@@ -32,7 +32,6 @@ import wsi_pipeline
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.cluster import Cluster
-from wsi_pipeline.coarse import CoarseToFine
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import Engine, build_engine
 from wsi_pipeline.errors import (
@@ -353,7 +352,6 @@ def scoring_identity(engine: Scorer) -> dict[str, Any]:
         "execution": engine.execution.model_dump(mode="json"),
         "views": engine.config.views,
         "class_fractions": engine.config.class_fractions,
-        "coarse": engine.identity if isinstance(engine, CoarseToFine) else None,
     }
 
 

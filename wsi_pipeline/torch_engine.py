@@ -21,7 +21,8 @@ from wsi_pipeline.engine import (
     BatchOutput,
     EngineConfig,
     choose_device,
-    execution_of,
+    machine_execution,
+    of_bundle,
 )
 from wsi_pipeline.network import Prediction, class_fractions
 
@@ -44,7 +45,8 @@ class TorchEngine(BatchEngine):
         """
         self.device = choose_device(config.device)
         default = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
-        execution = execution_of(bundle, config.model_copy(update={"runtime": "torch"}))
+        machine = machine_execution(config.model_copy(update={"runtime": "torch"}))
+        execution = of_bundle(bundle, machine)
         super().__init__(bundle, config, execution, config.batch_size or default)
         self._network = bundle.network().to(self.device).eval()
         self._network = self._network.to(memory_format=torch.channels_last)

@@ -1,6 +1,7 @@
 """A small model before a large one: against both of them run apart."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ from pydantic import ValidationError
 from tests.made import save_tiny_bundle
 from training.synthetic import generate_region
 from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.cohort import Cohort, known
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import CoarseConfig, EngineConfig, build_engine
+from wsi_pipeline.engine import CoarseConfig, EngineConfig, build_engine, execution_of
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.grid import GridConfig
+from wsi_pipeline.naming import Filing
 from wsi_pipeline.pipeline import score_slide, scoring_identity, start_engine
 from wsi_pipeline.tiles import read_parquet
 
@@ -118,4 +121,40 @@ def test_a_slide_from_coarse_to_fine(make_slide, section, bundles, tmp_path):
     assert identity != other
     # The model is known by its digest, wherever it lies.
     assert str(bundles[1]) not in json.dumps(summary.provenance.model_dump(mode="json"))
-    assert other["coarse"]["bundle_digest"] == ModelBundle.load(bundles[1]).digest
+    assert other["execution"]["coarse"] == {
+        "bundle": ModelBundle.load(bundles[1]).digest,
+        "graph": None,
+        "refine_from": low,
+        "refine_to": 1.0,
+    }
+    assert other["execution"] == summary.provenance.execution.model_dump(mode="json")
+
+
+def test_a_night_knows_the_small_model_by_its_weights(make_slide, section, bundles, tmp_path):
+    fine, coarse = bundles
+    other = save_tiny_bundle(tmp_path / "other", tile_px=COARSE_PX, mpp=1.0, seed=2)
+    moved = shutil.copytree(coarse, tmp_path / "moved")
+    path = make_slide(section.rgb, downsamples=(4,), name="slide.tif")
+
+    def cohort(small, **thresholds):
+        grid = GridConfig(tile_px=FINE_PX, stride_px=FINE_PX)
+        config = ScoreConfig(grid=grid, engine=config_of(small, **thresholds), workers=2)
+        return Cohort.prepare(str(tmp_path), tmp_path / "out", str(fine), config)
+
+    tonight = cohort(coarse)
+    engine = start_engine(tonight.bundle, tonight.config)
+    summary = score_slide(path, tonight.out, engine, tonight.config)
+    filing = Filing("slide", "slide.tif", summary.provenance.slide.digest)
+    for same in (tonight, cohort(moved)):
+        outcome = known(same, filing)
+        assert outcome is not None
+        assert outcome.kind == "done"
+    for new in (cohort(other), cohort(coarse, refine_from=0.5)):
+        assert known(new, filing) is None
+
+
+def test_how_both_models_run_can_be_told_before(bundles):
+    config = config_of(bundles[1], refine_from=0.2)
+    bundle = ModelBundle.load(bundles[0])
+    assert build_engine(bundle, config).execution == execution_of(bundle, config)
+    assert str(execution_of(bundle, config)) == "cpu, torch, float32, coarse to fine"

@@ -91,6 +91,7 @@ def test_a_quantised_bundle_scores_as_before(slides_dir, tmp_path):
         "runtime": "openvino",
         "precision": "int8",
         "graph": graph.digest,
+        "coarse": None,
     }
     reference = build_engine(again, EngineConfig(device="cpu", runtime="torch"))
     scores, expected = engine.predict(tiles[:25]), reference.predict(tiles[:25])
