@@ -48,6 +48,17 @@ def write_slide(
     return path
 
 
+def damage(path: Path, *tiles: int) -> None:
+    """Overwrite tiles of a TIFF's first level with zeros."""
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        places = [(page.dataoffsets[tile], page.databytecounts[tile]) for tile in tiles]
+    with path.open("r+b") as file:
+        for offset, count in places:
+            file.seek(offset)
+            file.write(bytes(count))
+
+
 def save_tiny_bundle(folder: Path, *, tile_px: int = 64, mpp: float = 0.5, seed: int = 0) -> Path:
     """A guided network with random weights for small tiles: fast, but a bundle like any."""
     torch.manual_seed(seed)

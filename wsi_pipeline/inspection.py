@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import Engine
+from wsi_pipeline.errors import SlideError
 from wsi_pipeline.grid import TileGrid, mask_area_mm2, tile_grid
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.tiling import read_tile
@@ -22,7 +23,7 @@ class Expectation:
 
     Attributes:
         tissue_mm2: area of the tissue.
-        n_tiles: tiles that will be scored.
+        n_tiles: tiles that will be scored, but for damaged ones.
         n_candidates: tiles of the whole grid.
         read_s: seconds of reading, over all workers.
         score_s: seconds of the model; None if no engine was given.
@@ -47,6 +48,7 @@ def expect(slide: Slide, config: ScoreConfig, engine: Engine | None) -> Expectat
     Raises:
         TissueError: if there is no tissue.
         MppError: if the slide is too coarse.
+        SlideError: if none of those tiles can be read.
 
     """
     mpp = thumbnail_mpp(slide.l0_bounds, slide.mpp, config.tissue)
@@ -72,5 +74,12 @@ def _timed_reads(slide: Slide, grid: TileGrid, tile_px: int) -> tuple[NDArray[np
     """Return a few tiles from all over the slide and the seconds that one took."""
     indices = np.unique(np.linspace(0, len(grid) - 1, SAMPLED_TILES).astype(int))
     start = time.perf_counter()
-    tiles = np.stack([read_tile(slide, grid, int(index), tile_px) for index in indices])
-    return tiles, (time.perf_counter() - start) / len(indices)
+    tiles = [read_tile(slide, grid, int(index), tile_px) for index in indices]
+    seconds = (time.perf_counter() - start) / len(indices)
+    sound = [tile for tile in tiles if tile is not None]
+    if not sound:
+        raise SlideError(
+            f"{slide.name}: none of {len(tiles)} tiles from all over its tissue can be decoded. "
+            f"The file is damaged: copy or scan it again."
+        )
+    return np.stack(sound), seconds

@@ -124,7 +124,8 @@ def sample_tiles(
                 log.warning("%s", error)
                 continue
             chosen = random.permutation(len(grid))[:wanted]
-            tiles += [read_tile(slide, grid, int(index), card.tile_px) for index in sorted(chosen)]
+            read = (read_tile(slide, grid, int(index), card.tile_px) for index in sorted(chosen))
+            tiles += [tile for tile in read if tile is not None]
     if len(tiles) < MIN_TILES:
         raise ConfigError(
             f"The slides have {len(tiles)} tiles of tissue, and calibrating takes {MIN_TILES} at "

@@ -25,14 +25,21 @@ from wsi_pipeline.tissue import blur_score, pen_fraction
 log = logging.getLogger(__name__)
 
 
-def read_tile(slide: Slide, grid: TileGrid, index: int, tile_px: int) -> NDArray[np.uint8]:
-    """Read one tile, uint8 [tile_px, tile_px, 3].
+def read_tile(slide: Slide, grid: TileGrid, index: int, tile_px: int) -> NDArray[np.uint8] | None:
+    """Read one tile, uint8 [tile_px, tile_px, 3]; None, and a warning, if it is damaged.
 
     Raises:
-        SlideError: if the slide is damaged there.
+        SlideUnavailableError: if the file cannot be reached now, or is no longer the same.
 
     """
-    return slide.read(grid.l0_box(index), Size(tile_px, tile_px))
+    try:
+        return slide.read(grid.l0_box(index), Size(tile_px, tile_px))
+    except SlideUnavailableError:
+        # The drive is away: nothing is known of the tile, and nothing is to be stored.
+        raise
+    except SlideError as error:
+        log.warning("A tile is left out. %s", error)
+        return None
 
 
 def read_shard(
@@ -57,16 +64,12 @@ def read_shard(
     blur, pen = np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32)
     readable = np.ones(count, np.bool_)
     for row, index in enumerate(range(shard.start, shard.stop)):
-        try:
-            rgb[row] = read_tile(slide, grid, index, tile_px)
-        except SlideUnavailableError:
-            # The drive is away: nothing is known of the tile, and nothing is to be stored.
-            raise
-        except SlideError as error:
-            log.warning("A tile is left out. %s", error)
+        tile = read_tile(slide, grid, index, tile_px)
+        if tile is None:
             readable[row] = False
             rgb[row] = 0
         else:
+            rgb[row] = tile
             blur[row], pen[row] = blur_score(rgb[row]), pen_fraction(rgb[row])
     return ShardPixels(rgb, blur, pen, readable)
 

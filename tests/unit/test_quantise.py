@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from tests.made import write_slide
+from tests.made import damage, write_slide
 from wsi_pipeline import graphs
 from wsi_pipeline import quantise as module
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
@@ -18,7 +18,7 @@ from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.graphs import Calibration, Graph, calibration, keep_quantised, quantised
 from wsi_pipeline.grid import GridConfig
 from wsi_pipeline.pipeline import scoring_identity
-from wsi_pipeline.quantise import MAX_MEAN_ERROR, quantise, sample_tiles
+from wsi_pipeline.quantise import MAX_MEAN_ERROR, MIN_TILES, quantise, sample_tiles
 
 pytestmark = pytest.mark.skipif(
     find_spec("nncf") is None or find_spec("openvino") is None, reason="needs nncf and OpenVINO"
@@ -158,6 +158,15 @@ def test_tiles_are_sampled_from_all_slides_alike(bundle, slides):
     assert len({tile.tobytes() for tile in (*first, *tiles)}) == len(first) + 20
     with pytest.raises(ConfigError, match="Give more slides"):
         sample_tiles(slides, bundle.card, config, count=8, seed=0)
+
+
+def test_damaged_tiles_are_not_sampled(bundle, section, tmp_path):
+    path = write_slide(tmp_path / "a.tif", section.rgb[200:840, 200:840], compression="jpeg")
+    sound = sample_tiles([str(path)], bundle.card, ScoreConfig(), count=1000, seed=0)
+    damage(path, 4)
+    left = sample_tiles([str(path)], bundle.card, ScoreConfig(), count=1000, seed=0)
+    assert MIN_TILES <= len(left) < len(sound)
+    assert {tile.tobytes() for tile in left} < {tile.tobytes() for tile in sound}
 
 
 def test_a_graph_of_another_bundle_is_refused(bundle):
