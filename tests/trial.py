@@ -22,7 +22,7 @@ from wsi_pipeline.errors import SlideError, SlideUnavailableError, WsiError
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.grid import GridConfig, tile_grid
 from wsi_pipeline.slide import Slide
-from wsi_pipeline.tissue import TissueConfig, blur_score, pen_fraction, thumbnail_mpp, tissue_mask
+from wsi_pipeline.tissue import TissueConfig, blur_score, pen_fraction, tissue_of
 
 OK, DAMAGED = "ok", "ok, damaged in places"
 CRASH, HANG, MEMORY, UNTYPED = "crash", "hang", "memory", "untyped exception"
@@ -55,8 +55,7 @@ def attempt(path: str, mpp: float | None, l0_boxes: tuple[Box, ...] = ()) -> tup
     try:
         with Slide.open(path, mpp=None if mpp is None else Mpp(mpp)) as slide:
             slide.digest()
-            at = thumbnail_mpp(slide.l0_bounds, slide.mpp, TISSUE)
-            mask = tissue_mask(slide.thumbnail(at), at, TISSUE)
+            mask = tissue_of(slide, TISSUE)
             damaged = bool(slide.unreadable)
             grid = tile_grid(slide.l0_bounds, slide.mpp, mask, GRID, slide.name)
             chosen = np.unique(np.linspace(0, len(grid) - 1, TILES_READ).astype(int))

@@ -12,7 +12,7 @@ from wsi_pipeline.errors import SlideError
 from wsi_pipeline.grid import TileGrid, mask_area_mm2, tile_grid
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.tiling import read_tile
-from wsi_pipeline.tissue import thumbnail_mpp, tissue_mask
+from wsi_pipeline.tissue import tissue_of
 
 SAMPLED_TILES = 8
 
@@ -51,8 +51,7 @@ def expect(slide: Slide, config: ScoreConfig, engine: Engine | None) -> Expectat
         SlideError: if none of those tiles can be read.
 
     """
-    mpp = thumbnail_mpp(slide.l0_bounds, slide.mpp, config.tissue)
-    mask = tissue_mask(slide.thumbnail(mpp), mpp, config.tissue)
+    mask = tissue_of(slide, config.tissue)
     grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
     tiles, seconds = _timed_reads(slide, grid, config.grid.tile_px)
     score_s = None

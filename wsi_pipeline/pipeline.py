@@ -72,7 +72,7 @@ from wsi_pipeline.summary import (
 )
 from wsi_pipeline.tiles import TileTable, write_parquet
 from wsi_pipeline.tiling import tile_slide
-from wsi_pipeline.tissue import BLURRED_ABOVE, outline_picture, thumbnail_mpp, tissue_mask
+from wsi_pipeline.tissue import BLURRED_ABOVE, outline_picture, tissue_of
 
 log = logging.getLogger(__name__)
 
@@ -219,9 +219,7 @@ def tile(
 def find_tissue(slide: Slide, folder: Path, config: ScoreConfig) -> NDArray[np.bool_]:
     """Find the tissue and draw it: bool [rows, columns] over the slide's bounds."""
     with stage("tissue"):
-        mpp = thumbnail_mpp(slide.l0_bounds, slide.mpp, config.tissue)
-        mask = tissue_mask(slide.thumbnail(mpp), mpp, config.tissue)
-        mark_unreadable(mask, slide)
+        mask = tissue_of(slide, config.tissue)
         picture = slide.thumbnail(picture_mpp(slide))
         size = (picture.shape[1], picture.shape[0])
         drawn = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
@@ -232,19 +230,6 @@ def find_tissue(slide: Slide, folder: Path, config: ScoreConfig) -> NDArray[np.b
         with atomic_path(folder / "tissue.png") as partial:
             Image.fromarray(mask.astype(np.uint8) * 255).save(partial)
     return mask
-
-
-def mark_unreadable(mask: NDArray[np.bool_], slide: Slide) -> None:
-    """Count what cannot be decoded as tissue.
-
-    Nobody knows what is there; as tissue it counts against the coverage, as glass it would vanish.
-    """
-    bounds = slide.l0_bounds
-    rows, columns = mask.shape
-    for l0_box in slide.unreadable:
-        left, right = ((x - bounds.x) * columns / bounds.width for x in (l0_box.x, l0_box.right))
-        top, bottom = ((y - bounds.y) * rows / bounds.height for y in (l0_box.y, l0_box.bottom))
-        mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
 
 
 def open_store(

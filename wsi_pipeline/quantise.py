@@ -26,7 +26,7 @@ from wsi_pipeline.grid import tile_grid
 from wsi_pipeline.openvino_engine import OpenVinoEngine
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.tiling import read_tile
-from wsi_pipeline.tissue import thumbnail_mpp, tissue_mask
+from wsi_pipeline.tissue import tissue_of
 from wsi_pipeline.torch_engine import TorchEngine
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,7 @@ def sample_tiles(
     for left, location in zip(range(len(locations), 0, -1), locations, strict=True):
         wanted = -(-(count - len(tiles)) // left)  # what earlier slides lacked, later ones give
         with Slide.open(location, backend=config.slide.backend, mpp=config.slide.mpp) as slide:
-            mpp = thumbnail_mpp(slide.l0_bounds, slide.mpp, config.tissue)
-            mask = tissue_mask(slide.thumbnail(mpp), mpp, config.tissue)
+            mask = tissue_of(slide, config.tissue)
             try:
                 grid = tile_grid(slide.l0_bounds, slide.mpp, mask, grid_config, slide.name)
             except TissueError as error:

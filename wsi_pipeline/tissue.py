@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.geometry import Box, Mpp
+from wsi_pipeline.slide import Slide
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -68,6 +69,23 @@ class TissueConfig(BaseModel):
         default=80.0, description="a piece is kept if a disc this wide (5000 µm²) fits into it"
     )
     max_hole_um2: Positive = Field(default=1e6, description="larger holes of glass stay open")
+
+
+def tissue_of(slide: Slide, config: TissueConfig) -> NDArray[np.bool_]:
+    """Return the tissue of a slide: bool [rows, columns] over exactly its bounds.
+
+    What cannot be decoded counts as tissue: nobody knows what is there. As tissue it counts against
+    the coverage, as glass it would vanish.
+
+    Raises:
+        SlideError: if nothing at all can be decoded.
+        SlideUnavailableError: if the file cannot be reached now, or is no longer the same.
+
+    """
+    mpp = thumbnail_mpp(slide.l0_bounds, slide.mpp, config)
+    mask = tissue_mask(slide.thumbnail(mpp), mpp, config)
+    _mark_unreadable(mask, slide)
+    return mask
 
 
 def thumbnail_mpp(l0_bounds: Box, slide_mpp: Mpp, config: TissueConfig) -> Mpp:
@@ -145,6 +163,15 @@ def pen_fraction(rgb: NDArray[np.uint8]) -> float:
     size = max(1, width // 8), max(1, height // 8)
     reduced = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     return float(_ink(_optical_density(reduced)).mean())
+
+
+def _mark_unreadable(mask: NDArray[np.bool_], slide: Slide) -> None:
+    bounds = slide.l0_bounds
+    rows, columns = mask.shape
+    for l0_box in slide.unreadable:
+        left, right = ((x - bounds.x) * columns / bounds.width for x in (l0_box.x, l0_box.right))
+        top, bottom = ((y - bounds.y) * rows / bounds.height for y in (l0_box.y, l0_box.bottom))
+        mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
 
 
 def _resampled(

@@ -23,7 +23,7 @@ from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.grid import GridConfig, tile_grid
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.tiling import read_tile
-from wsi_pipeline.tissue import thumbnail_mpp, tissue_mask
+from wsi_pipeline.tissue import tissue_of
 
 THRESHOLDS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1)
 TUMOUR = 0.1
@@ -41,8 +41,7 @@ def at_half_resolution(bundle: ModelBundle, folder: Path) -> ModelBundle:
 def tissue_tiles(path: Path, config: ScoreConfig) -> NDArray[np.uint8]:
     """Return all tissue tiles of a slide, uint8 [n, side, side, 3]."""
     with Slide.open(path) as slide:
-        mpp = thumbnail_mpp(slide.l0_bounds, slide.mpp, config.tissue)
-        mask = tissue_mask(slide.thumbnail(mpp), mpp, config.tissue)
+        mask = tissue_of(slide, config.tissue)
         grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
         side = config.grid.tile_px
         return np.stack([read_tile(slide, grid, index, side) for index in range(len(grid))])

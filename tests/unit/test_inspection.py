@@ -22,7 +22,7 @@ def test_the_tiles_are_those_of_the_run(make_slide, section, tmp_path, tiny_conf
 def test_damaged_tiles_are_read_around(make_slide, section, tmp_path, tiny_config, caplog):
     """A run goes on without them too."""
     path = make_slide(section.rgb, compression="jpeg")
-    damage(path, 5, 6)
+    damage(path, 9, 10)
     with Slide.open(path) as slide:
         expected = expect(slide, tiny_config, engine=None)
     assert "A tile is left out" in caplog.text

@@ -7,7 +7,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from tests.made import damage
 from wsi_pipeline.geometry import Box, Mpp
+from wsi_pipeline.slide import Slide
 from wsi_pipeline.tissue import (
     BLURRED_ABOVE,
     INKED_ABOVE,
@@ -17,6 +19,7 @@ from wsi_pipeline.tissue import (
     pen_fraction,
     thumbnail_mpp,
     tissue_mask,
+    tissue_of,
 )
 
 MPP = Mpp(8.0)
@@ -257,6 +260,23 @@ def test_pen_covers_the_share_of_the_tile_that_it_was_drawn_on(ink):
     inked[:, 32:160] *= (np.asarray(ink) + 1) / 256
     assert pen_fraction(np.round(inked).astype(np.uint8)) == pytest.approx(0.25, abs=0.01)
     assert INKED_ABOVE < 0.25
+
+
+def test_what_cannot_be_decoded_counts_as_tissue(make_slide, tissue_like):
+    """Nobody knows whether a corner of what was glass still is."""
+    rgb = np.full((1024, 1024, 3), 243, np.uint8)
+    rgb[512:] = tissue_like(512, 1024)
+    path = make_slide(rgb, compression="jpeg", tile=512)
+    config = TissueConfig(mpp=Mpp(4.0))
+    with Slide.open(path) as sound:
+        expected = tissue_of(sound, config)
+    assert not expected[:48].any()
+    damage(path, 0)
+    with Slide.open(path) as damaged:
+        mask = tissue_of(damaged, config)
+    assert mask[:64, :64].all()
+    assert not mask[:48, 80:].any()
+    np.testing.assert_array_equal(mask[80:], expected[80:])
 
 
 @pytest.mark.parametrize(
