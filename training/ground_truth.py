@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
+from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.network import CLASSES
 
 Labels = NDArray[np.int32]
 """``[H, W]``: 0 is background, i + 1 is nucleus i."""

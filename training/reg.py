@@ -36,12 +36,10 @@ from training.fit import (
 from training.metrics import confusion_matrix, mean_absolute_error, prediction_probability
 from training.pretrained import imagenet_weights
 from training.seg import segmentation_metrics
+from wsi_pipeline.architecture import CLASSES, REGRESSION_STRIDE, Architecture
 from wsi_pipeline.bundle import ModelBundle, ModelCard
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.network import (
-    CLASSES,
-    REGRESSION_STRIDE,
-    Architecture,
     GuidedRegressionNetwork,
     RegressionNetwork,
     build_network,

@@ -24,8 +24,9 @@ from training.fit import FitConfig, Metrics, fit, open_run, to_device
 from training.losses import focal_loss
 from training.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from training.pretrained import imagenet_weights
+from wsi_pipeline.architecture import CLASSES, Architecture
 from wsi_pipeline.errors import WsiError
-from wsi_pipeline.network import CLASSES, Architecture, SegmentationNetwork
+from wsi_pipeline.network import SegmentationNetwork
 from wsi_pipeline.validation import load_yaml
 
 log = logging.getLogger(__name__)

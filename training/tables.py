@@ -38,9 +38,9 @@ from training.metrics import (
 )
 from training.reg import RegConfig, judged_pictures, train_regression
 from training.seg import SegConfig, confusion_over, train_segmentation
+from wsi_pipeline.architecture import CLASSES, Architecture
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import WsiError
-from wsi_pipeline.network import CLASSES, Architecture
 from wsi_pipeline.validation import load_yaml
 
 log = logging.getLogger(__name__)

@@ -14,24 +14,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
-import safetensors.torch
-import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic_core import from_json
-from safetensors import SafetensorError
-from torch import Tensor
 
+from wsi_pipeline.architecture import REGRESSION_STRIDE, Architecture
 from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.network import (
-    REGRESSION_STRIDE,
-    Architecture,
-    RegressionNetwork,
-    build_network,
-)
 from wsi_pipeline.validation import problems
+
+if TYPE_CHECKING:
+    from wsi_pipeline.network import RegressionNetwork
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +123,7 @@ class ModelBundle:
         return bundle
 
     @classmethod
-    def of(cls, network: RegressionNetwork, card: ModelCard) -> Self:
+    def of(cls, network: "RegressionNetwork", card: ModelCard) -> Self:
         """Make a bundle of a trained network.
 
         Raises:
@@ -141,15 +135,14 @@ class ModelBundle:
                 f"The card of {card.name} describes another architecture than the network's: "
                 f"{card.architecture!r} instead of {network.architecture!r}."
             )
-        tensors = {
-            name: _stored(tensor, card).contiguous().cpu()
-            for name, tensor in network.state_dict().items()
-        }
+        # Here, as in `network`: the libraries behind it take seconds to import, and scoring by
+        # graphs needs none of them.
+        from wsi_pipeline.weights import to_bytes
+
         source = f"{card.name} {card.version}"
-        _require_finite(tensors, source)
         return cls(
             card_json=f"{card.model_dump_json(indent=2)}\n".encode(),
-            weights=safetensors.torch.save(tensors, metadata={"format": "pt"}),
+            weights=to_bytes(network, source, half=card.stored_as == "float16"),
             source=source,
         )
 
@@ -207,64 +200,20 @@ class ModelBundle:
         parts = (sha256(self.card_json).digest(), sha256(self.weights).digest())
         return sha256(b"".join(parts)).hexdigest()
 
-    def network(self) -> RegressionNetwork:
+    def network(self) -> "RegressionNetwork":
         """Build the network in float32 and evaluation mode, on the CPU.
 
         Raises:
             BundleError: If the architecture cannot be built, or the weights are not its own.
 
         """
-        try:
-            network = build_network(self.card.architecture)
-        except ConfigError as error:
-            raise BundleError(f"{self.source}/{CARD_NAME}: {error}") from error
+        from wsi_pipeline.weights import to_network
+
         path = f"{self.source}/{WEIGHTS_NAME}"
         try:
-            tensors = safetensors.torch.load(self.weights)
-        except SafetensorError as error:
-            raise BundleError(
-                f"{path} is no safetensors file ({error}): it is damaged or of another kind, and "
-                "no other kind is read. Copy or export the bundle again."
-            ) from error
-        _require_fit(tensors, network.state_dict(), path)
-        _require_finite(tensors, path)
-        network.load_state_dict(tensors, strict=True)
-        return network.eval()
-
-
-def _stored(tensor: Tensor, card: ModelCard) -> Tensor:
-    # The statistics of batch norms span more than float16 can hold, and weigh next to nothing.
-    return tensor.half() if card.stored_as == "float16" and tensor.ndim > 1 else tensor
-
-
-def _require_fit(tensors: dict[str, Tensor], own: dict[str, Tensor], path: str) -> None:
-    faults = [f"{name} is missing" for name in own.keys() - tensors.keys()]
-    faults += [f"{name} is surplus" for name in tensors.keys() - own.keys()]
-    faults += [
-        f"{name} is {_kind(tensors[name])} instead of {_kind(own[name])}"
-        for name in own.keys() & tensors.keys()
-        if tensors[name].shape != own[name].shape
-        or tensors[name].is_floating_point() != own[name].is_floating_point()
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise BundleError(
-            f"{path} does not fit the architecture on its card: {', '.join(sorted(faults)[:3])}"
-            f"{more}. Export the bundle again."
-        )
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _require_finite(tensors: dict[str, Tensor], path: str) -> None:
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise BundleError(
-                f"{path} holds values that are not finite, in {name}: "
-                "the training diverged, or the file is damaged."
-            )
+            return to_network(self.weights, self.card.architecture, path)
+        except ConfigError as error:
+            raise BundleError(f"{self.source}/{CARD_NAME}: {error}") from error
 
 
 def _content(path: Path, max_bytes: int) -> bytes:

@@ -28,15 +28,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import filelock
 import numpy as np
 import safetensors.numpy
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
 
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.errors import BundleError, ConfigError
-from wsi_pipeline.network import RegressionNetwork, class_fractions
 
 if TYPE_CHECKING:
     import openvino
@@ -164,18 +161,19 @@ def exported(bundle: ModelBundle) -> Graph:
 
 
 def export(bundle: ModelBundle) -> Graph:
-    """Turn a bundle into a graph; takes about as long as scoring ten tiles by torch."""
-    openvino = import_openvino()
+    """Turn a bundle into a graph in float32.
+
+    Raises:
+        ConfigError: if OpenVINO is not installed.
+        BundleError: if the bundle does not hold its network's weights.
+
+    """
+    # Here, since torch takes seconds to import, and most graphs are found in the cache.
+    from wsi_pipeline.tracing import traced
+
+    import_openvino()
     log.info("Exporting %s for OpenVINO; done once", bundle.card.name)
-    side = bundle.card.tile_px
-    scoring = _Scoring(bundle.network()).eval()
-    pixels = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    program = torch.export.export(
-        scoring, (pixels,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-    )
-    model = openvino.convert_model(program)
-    model.reshape([-1, side, side, 3])
-    return Graph.of(model)
+    return Graph.of(traced(bundle.network(), bundle.card.tile_px))
 
 
 def quantised(bundle: ModelBundle) -> Graph:
@@ -274,20 +272,6 @@ def read_record(path: Path) -> tuple[Record, str]:
         return dict(content["of"]), str(content["digest"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
-
-
-class _Scoring(nn.Module):
-    """A network with outputs as graphs have them."""
-
-    def __init__(self, network: RegressionNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        score, logits = self.network(pixels)
-        if logits is None:
-            return (score,)
-        return score, class_fractions(logits)
 
 
 def _kept(path: Path, of: Record) -> Graph | None:

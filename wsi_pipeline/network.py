@@ -21,26 +21,26 @@ differ in them. Nothing is ever downloaded: pretrained weights come as explicit 
 import copy
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from wsi_pipeline.architecture import (
+    CLASSES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    REGRESSION_STRIDE,
+    SEGMENTATION_STRIDE,
+    Architecture,
+)
 from wsi_pipeline.errors import ConfigError
-
-CLASSES = ("background", "lymphocyte", "normal", "malignant")
-"""What the segmentation tells apart, in the order of its channels."""
 
 GUIDANCE_CHANNELS = 256
 """Channels of the segmentation encoder's output, and of the first fused map."""
-
-SEGMENTATION_STRIDE = 16
-REGRESSION_STRIDE = 64
 
 # DeepLabv3+ pairs output stride 16 with these rates and this dropout; the library's own defaults
 # (12, 24, 36) belong to stride 8 and would reach beyond the 16×16 map of a 256-pixel training crop.
@@ -56,27 +56,6 @@ _CUT_FAMILIES = ("resnet", "senet", "efficientnet")
 _SEGMENTATION_FAMILIES = ("resnet", "efficientnet")
 # Networks of cells, each of which reads the two before it: nowhere can they be cut in two.
 _UNCUT_FAMILIES = ("nasnet", "pnasnet")
-
-
-_Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Architecture(BaseModel):
-    """All that is needed to build a network that scores patches."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    regression_backbone: str
-    """A timm network of the ResNet, SENet or EfficientNet families, such as ``resnet101``; for the
-    plain regression also ``nasnetalarge`` or ``pnasnet5large``."""
-    segmentation_backbone: str | None = None
-    """A timm network of the ResNet or EfficientNet families; None is the plain regression."""
-    classes: tuple[str, ...] = Field(default=CLASSES, min_length=2, max_length=64)
-    """Names of the segmentation's channels."""
-    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = IMAGENET_DEFAULT_MEAN
-    """What the graph subtracts from red, green and blue in 0..1."""
-    std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_DEFAULT_STD
-    """What the graph then divides red, green and blue by."""
 
 
 class Prediction(NamedTuple):
@@ -151,8 +130,8 @@ class SegmentationNetwork(nn.Module):
         self,
         backbone: str,
         classes: tuple[str, ...] = CLASSES,
-        mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN,
-        std: tuple[float, float, float] = IMAGENET_DEFAULT_STD,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
         _require_family(backbone, _SEGMENTATION_FAMILIES, "segmentation")

@@ -27,8 +27,8 @@ from training.data.breastpathq import (
 )
 from training.data.generated import GeneratedData
 from training.data.picture import IGNORED, unpack
+from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.network import CLASSES
 
 LYMPHOCYTE, NORMAL, MALIGNANT = 1, 2, 3
 

@@ -5,10 +5,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from wsi_pipeline.architecture import CLASSES, Architecture
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.network import (
-    CLASSES,
-    Architecture,
     GuidedRegressionNetwork,
     Normalise,
     RegressionBackbone,

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from wsi_pipeline import graphs
+from wsi_pipeline.architecture import Architecture
 from wsi_pipeline.bundle import ModelBundle, ModelCard
 from wsi_pipeline.engine import EngineConfig, build_engine
 from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.graphs import Graph, exported, openvino_is_installed, read_graph, write_graph
-from wsi_pipeline.network import Architecture, build_network
+from wsi_pipeline.network import build_network
 from wsi_pipeline.slide import Slide
 
 pytestmark = pytest.mark.skipif(not openvino_is_installed(), reason="needs OpenVINO")

@@ -31,9 +31,9 @@ from training.data.picture import (
     unpack,
 )
 from training.ground_truth import Nuclei
+from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.network import CLASSES
 
 SHOWN_FAULTS = 50
 """Beyond these, faults are only counted."""

@@ -31,8 +31,8 @@ from training.data.picture import (
     unpack,
 )
 from training.ground_truth import Nuclei, nucleus_mask, outline_nuclei
+from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.network import CLASSES
 
 CLASS_OF_NAME = {
     name: CLASSES.index(ours)

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from training import distributed
 from training.augment import AugmentConfig, augment
 from training.data.picture import Pictures, padded, unpack
+from wsi_pipeline.architecture import REGRESSION_STRIDE
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.network import REGRESSION_STRIDE
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Pixels uint8 [B, S, S, 3], nucleus classes int64 [B, S, S] and cellularity float32 [B]."""

@@ -1,0 +1,40 @@
+"""What a network is, in words and numbers: what a model's card says, and `network.py` builds.
+
+Apart from the building, since most of what asks for classes or strides never builds a network, and
+the libraries that do take seconds to import.
+"""
+
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+CLASSES: Final = ("background", "lymphocyte", "normal", "malignant")
+"""What the segmentation tells apart, in the order of its channels."""
+
+SEGMENTATION_STRIDE: Final = 16
+REGRESSION_STRIDE: Final = 64
+"""Sides of patches are multiples of it."""
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+"""Of red, green and blue in 0..1, as pretrained backbones had them."""
+
+_Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Architecture(BaseModel):
+    """All that is needed to build a network that scores patches."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    regression_backbone: str
+    """A timm network of the ResNet, SENet or EfficientNet families, such as ``resnet101``; for the
+    plain regression also ``nasnetalarge`` or ``pnasnet5large``."""
+    segmentation_backbone: str | None = None
+    """A timm network of the ResNet or EfficientNet families; None is the plain regression."""
+    classes: tuple[str, ...] = Field(default=CLASSES, min_length=2, max_length=64)
+    """Names of the segmentation's channels."""
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = IMAGENET_MEAN
+    """What the graph subtracts from red, green and blue in 0..1."""
+    std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
+    """What the graph then divides red, green and blue by."""
