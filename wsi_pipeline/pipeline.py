@@ -23,12 +23,12 @@ from typing import Any
 
 import filelock
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
 import wsi_pipeline
+from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.cluster import Cluster
@@ -49,7 +49,6 @@ from wsi_pipeline.grid import TileGrid, mask_area_mm2, tile_grid
 from wsi_pipeline.heatmap import write_cellularity
 from wsi_pipeline.inference import score_shards
 from wsi_pipeline.naming import Filing, file_slide, without_name
-from wsi_pipeline.network import CLASSES
 from wsi_pipeline.overlay import (
     picture_mpp,
     write_legend,
@@ -432,7 +431,7 @@ def _provenance(tiling: dict[str, Any], scoring: dict[str, Any], config: ScoreCo
     software = {
         "wsi-pipeline": wsi_pipeline.__version__,
         "python": platform.python_version(),
-        "torch": str(torch.__version__),
+        "torch": version("torch"),
         "numpy": np.__version__,
     }
     if execution.runtime == "openvino":
