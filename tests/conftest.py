@@ -1,6 +1,5 @@
 """Fixtures that several tests share: the real slides, and small slides made on the spot."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from tests.made import config_of_tiny, save_tiny_bundle, write_slide
+from tests.real_slides import DATA
 from training.synthetic import Patch, generate_region
 from wsi_pipeline.config import ScoreConfig
 
 # Tests run side by side: one core each.
 torch.set_num_threads(1)
-
-DATA = Path(os.environ.get("WSI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def _data(folder: str) -> Path:

@@ -25,11 +25,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tests.real_slides import SLIDES
 from tests.trial import BUGS, DAMAGED, OK, Child, Ending
 from wsi_pipeline.geometry import Box
 
-DATA = Path(os.environ.get("WSI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-SLIDES = DATA / "slides"
 WITHOUT_MPP = {"tcga-cr-7395-01a-01-ts1.svs": 0.5}
 SUFFIXES = {".svs", ".tif", ".tiff"}
 ODD_NUMBERS = (

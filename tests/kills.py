@@ -40,6 +40,7 @@ import yaml
 from tests.flows.prefect_site import DEADLINE_S, FINAL, Daemon, Site, wait_until, with_patience
 from tests.made import config_of_tiny, save_tiny_bundle, write_slide
 from tests.outputs import MIDDLE, assert_same, assert_whole, committed, stage_of
+from tests.real_slides import SLIDES
 from training.synthetic import generate_region
 from wsi_pipeline import cohort as library
 from wsi_pipeline.cohort import Cohort
@@ -64,8 +65,7 @@ SITE = {
     "PREFECT_CLIENT_MAX_RETRIES": "8",
 }
 
-DATA = Path(os.environ.get("WSI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-REAL = DATA / "slides" / "monusac-a9k0-1.svs"
+REAL = SLIDES / "monusac-a9k0-1.svs"
 
 GOOD = ("large.tif", "real.svs", "small.tif", "upside down.tif")
 STAGES: dict[str, Callable[[list[str]], bool]] = {

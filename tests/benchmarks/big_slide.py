@@ -1,17 +1,16 @@
 """A large slide made by repeating a real one, so that decoding costs what it costs in practice."""
 
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tifffile
 
+from tests.real_slides import SLIDES
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.slide import Slide
 
-DATA = Path(os.environ.get("WSI_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-SAMPLE = DATA / "slides" / "cmu-1-small-region.svs"
+SAMPLE = SLIDES / "cmu-1-small-region.svs"
 
 
 def build(path: Path, repeats: int, *, source: Path = SAMPLE, colour: str = "420") -> None:

@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
 
-from tests.benchmarks.big_slide import DATA
+from tests.real_slides import SLIDES
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.slide import Slide
 
@@ -35,7 +35,7 @@ CODECS = {
 def real_tiles() -> NDArray[np.uint8]:
     """Tissue tiles of all real slides, at 0.5 µm/px."""
     tiles = []
-    for path in sorted((DATA / "slides").iterdir()):
+    for path in sorted(SLIDES.iterdir()):
         if path.suffix not in (".svs", ".tif"):
             continue
         with Slide.open(path, mpp=Mpp(0.5) if "tcga" in path.name else None) as slide:

@@ -25,8 +25,8 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from tests.benchmarks.big_slide import DATA
 from tests.made import settle
+from tests.real_slides import SLIDES
 from training.synthetic import generate_region
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle, ModelCard
 from wsi_pipeline.config import ScoreConfig
@@ -54,9 +54,9 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 def tissue_tiles(card: ModelCard) -> tuple[NDArray[np.uint8], int, str]:
     """Tiles in random order, of how many slides, and what they are."""
     slides = [
-        str(DATA / "slides" / name)
+        str(SLIDES / name)
         for name in ("cmu-1-small-region.svs", "her2st-b4.tif", "her2st-c3.tif")
-        if (DATA / "slides" / name).exists()
+        if (SLIDES / name).exists()
     ]
     if slides:
         config = ScoreConfig(grid=GridConfig(allow_upsampling=True))
