@@ -15,6 +15,7 @@ import pytest
 import yaml
 import zarr
 
+from tests.made import damage
 from tests.object_store import ObjectStore, serve_objects
 from wsi_pipeline import cluster, cluster_worker
 from wsi_pipeline.bundle import ModelBundle
@@ -188,15 +189,8 @@ def test_slide_and_store_on_s3(site, s3, slide, bundle, tiny_config, tmp_path):
 def test_a_damaged_tile_is_left_out_as_without_a_cluster(
     site, make_slide, section, bundle, tiny_config, tmp_path
 ):
-    import tifffile
-
     slide = make_slide(section.rgb[:512, :512], compression="jpeg", tile=128)
-    with tifffile.TiffFile(slide) as tiff:
-        page = tiff.pages.first
-        offset, count = page.dataoffsets[10], page.databytecounts[10]
-    with slide.open("r+b") as file:
-        file.seek(offset)
-        file.write(bytes(count))
+    damage(slide, 10)
     config = on(tiny_config, min_coverage=0.1)
     score_slide(slide, tmp_path / "here", build_engine(bundle, config.engine), config)
     there = on(config, cluster=site.address)

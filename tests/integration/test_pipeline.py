@@ -14,6 +14,7 @@ import tifffile
 import zarr
 from PIL import Image
 
+from tests.made import damage
 from wsi_pipeline import pipeline
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.engine import build_engine
@@ -186,13 +187,7 @@ def test_a_slide_without_tissue_is_refused_with_its_reason(
 
 def test_too_much_damage_means_no_figure(make_slide, section, tmp_path, engine, tiny_config):
     path = make_slide(section.rgb, compression="jpeg", name="damaged.tif")
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        damaged = [(page.dataoffsets[i], page.databytecounts[i]) for i in range(5, 7)]
-    with path.open("r+b") as file:
-        for offset, count in damaged:
-            file.seek(offset)
-            file.write(bytes(count))
+    damage(path, 5, 6)
     summary = score_slide(path, tmp_path / "out", engine, tiny_config)
     assert summary.status == "refused"
     assert summary.tiles.unreadable > 0

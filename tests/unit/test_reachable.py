@@ -8,8 +8,8 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-import tifffile
 
+from tests.made import damage
 from tests.object_store import serve_objects
 from wsi_pipeline import readers, tiff_tiles
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
@@ -135,12 +135,7 @@ def test_errors_are_said_in_one_line():
 @pytest.fixture
 def damaged(path):
     """Its second tile is zeroed."""
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        offset, count = page.dataoffsets[1], page.databytecounts[1]
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(bytes(count))
+    damage(path, 1)
     return path
 
 

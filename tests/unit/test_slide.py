@@ -6,6 +6,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.made import damage
 from wsi_pipeline.errors import MppError, SlideError
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.readers import OpenSlideReader
@@ -199,12 +200,7 @@ def test_the_digest_is_of_the_content(make_slide, tissue_like, tmp_path):
 def damaged(make_slide, tissue_like):
     """A slide whose second JPEG tile is zeroed."""
     path = make_slide(tissue_like(512, 768), compression="jpeg")
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
-        offset, count = page.dataoffsets[1], page.databytecounts[1]
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(bytes(count))
+    damage(path, 1)
     return path
 
 

@@ -2,8 +2,8 @@ import threading
 
 import numpy as np
 import pytest
-import tifffile
 
+from tests.made import damage
 from wsi_pipeline.geometry import Mpp, Size
 from wsi_pipeline.grid import GridConfig, tile_grid
 from wsi_pipeline.slide import Slide
@@ -122,11 +122,7 @@ def test_an_error_of_the_program_reaches_the_caller(make_slide, tissue_like, tmp
 
 def test_damaged_tiles_are_marked_and_the_others_kept(make_slide, tissue_like, tmp_path):
     path = make_slide(tissue_like(512, 512), compression="jpeg")
-    with tifffile.TiffFile(path) as tiff:
-        offset, count = tiff.pages.first.dataoffsets[3], tiff.pages.first.databytecounts[3]
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(bytes(count))
+    damage(path, 3)
     slide, store = open_pair(path, tmp_path)
     fill(slide, store, workers=2)
     states = np.concatenate([store.state(shard) for shard in store.shards])
