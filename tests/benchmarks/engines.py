@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
-from unittest.mock import patch
 
 import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
 
+from tests.benchmarks.eight_bits import CALIBRATED_ON, keep_in_8_bits
 from tests.made import settle
 from tests.real_slides import SLIDES
 from training.synthetic import generate_region
@@ -32,12 +32,11 @@ from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle, ModelCard
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import EngineConfig, build_engine, choose_precision
 from wsi_pipeline.errors import BundleError
-from wsi_pipeline.graphs import keep_quantised, openvino_is_installed
+from wsi_pipeline.graphs import openvino_is_installed
 from wsi_pipeline.grid import GridConfig
 from wsi_pipeline.network import Architecture, build_network
-from wsi_pipeline.quantise import MAX_MEAN_ERROR, quantise, sample_tiles
+from wsi_pipeline.quantise import sample_tiles
 
-CALIBRATED_ON = 24
 RELEVANT_FLAGS = (
     "avx2",
     "avx512f",
@@ -149,14 +148,11 @@ def timed(
 
 def int8_remark(bundle: ModelBundle, tiles: NDArray[np.uint8], slides: int) -> tuple[bool, str]:
     """Quantise a bundle; say whether it could be, and what it cost."""
-    # Random weights pass rounding on like noise, and are timed all the same.
-    limit = MAX_MEAN_ERROR if bundle.card.demonstration else float("inf")
     try:
-        with patch("wsi_pipeline.quantise.MAX_MEAN_ERROR", limit):
-            graph, cost = quantise(bundle, tiles, slides=slides, seed=0)
+        trained = bundle.card.demonstration
+        cost = keep_in_8_bits(bundle, tiles, slides=slides, trained=trained)
     except BundleError as error:
         return False, f"int8 refused: {error}"
-    keep_quantised(bundle, graph, cost)
     return True, (
         f"int8 with {cost.float32_share:.0%} of the convolutions in float32; on "
         f"{cost.checked_on} other tiles off by {cost.mean_error:.4f} on average"

@@ -20,6 +20,7 @@ import typer
 import yaml
 
 from tests.benchmarks.big_slide import build
+from tests.benchmarks.eight_bits import CALIBRATED_ON, keep_in_8_bits
 from tests.benchmarks.peers import report
 from tests.benchmarks.peers.catalogue import OURS, PEERS, Ours, Peer, Setting
 from tests.benchmarks.peers.environments import python_of
@@ -29,8 +30,10 @@ from tests.benchmarks.peers.report import Run
 from tests.benchmarks.peers.task import L0Corner, Task
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.errors import WsiError
+from wsi_pipeline.errors import ConfigError, WsiError
+from wsi_pipeline.graphs import calibration
 from wsi_pipeline.grid import steps_to_cover
+from wsi_pipeline.quantise import sample_tiles
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.tiles import read_parquet
 
@@ -42,8 +45,6 @@ CACHE = Path.home() / ".cache" / "wsi-benchmarks"
 REPEATS = (3, 5)
 QUICK_REPEATS = (1, 2)
 LIMIT_S = 900
-QUANTISED_NAME = "int8.safetensors"
-"""What `wsi quantise` puts beside a bundle."""
 
 STAGE = re.compile(r"INFO +(?P<stage>[a-z ]+?) +(?P<seconds>[\d.]+) s, peak memory")
 WAITED = re.compile(r"the model waited (?P<seconds>[\d.]+) s for pixels")
@@ -68,6 +69,7 @@ class Bench:
     bundle: ModelBundle
     models: dict[str, Path]
     cores: tuple[int, ...]
+    trained: bool
 
     @property
     def environment(self) -> dict[str, str]:
@@ -84,14 +86,17 @@ class Bench:
 
     def quantise(self, slide: BigSlide) -> None:
         """Make the bundle's graph in 8 bits, once; if that fails, its row will say so."""
-        if (Path(self.bundle.source) / QUANTISED_NAME).is_file():
-            return
-        command = [str(WSI), "quantise", self.bundle.source, str(slide.path)]
-        ended = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=False
-        )
-        if ended.returncode:
-            log.warning("No graph in 8 bits: %s", ended.stderr.strip()[-300:])
+        try:
+            calibration(self.bundle)
+        except ConfigError:
+            log.info("Quantising %s", self.bundle.card.name)
+            tiles = sample_tiles(
+                [str(slide.path)], self.bundle.card, ScoreConfig(), count=CALIBRATED_ON, seed=0
+            )
+            try:
+                keep_in_8_bits(self.bundle, tiles, slides=1, trained=self.trained)
+            except WsiError as error:
+                log.warning("No graph in 8 bits: %s", error)
 
     def run_ours(self, way: Ours, slide: BigSlide, folder: str = "runs") -> Run:
         """Run `wsi score` as users do."""
@@ -195,19 +200,27 @@ class Bench:
 
     def agreement(self, settings: dict[Peer, tuple[Path, Setting]], slide: BigSlide) -> list[Run]:
         """Score a small slide with a model that was trained: ours first, then everybody."""
-        demo = ModelBundle.load(DEMO_BUNDLE)
-        bench = replace(self, bundle=demo, models=export(demo, self.folder))
-        ours = bench.run_ours(OURS[0], slide, "agreement")
-        tiles = list(ours.scores or ())
+        demo = demonstration(self.folder)
+        bench = replace(self, bundle=demo, models=export(demo, self.folder), trained=True)
+        bench.quantise(slide)
+        ours = [bench.run_ours(way, slide, "agreement") for way in OURS]
+        tiles = list(ours[0].scores or ())
         if not tiles:
             return []
         return [
-            ours,
+            *ours,
             *(
                 bench.run_peer(peer, python, setting, slide, tiles, "agreement")
                 for peer, (python, setting) in settings.items()
             ),
         ]
+
+
+def demonstration(folder: Path) -> ModelBundle:
+    """Return a copy of the demonstration bundle, beside which a graph may be put."""
+    copy = folder / "demonstration"
+    ModelBundle.load(DEMO_BUNDLE).save(copy)
+    return ModelBundle.load(copy)
 
 
 def big_slide(folder: Path, repeats: int) -> BigSlide:
@@ -231,7 +244,7 @@ def main(
         Path, typer.Option(help="For the peers' environments, slides and results.")
     ] = CACHE,
     bundle: Annotated[
-        Path | None, typer.Option(help="The model; None is ResNet18 twice, untrained.")
+        Path | None, typer.Option(help="A trained model; None is ResNet18 twice, untrained.")
     ] = None,
     backbone: Annotated[str, typer.Option(help="Of the untrained model.")] = "resnet18",
     repeats: Annotated[
@@ -256,7 +269,7 @@ def main(
     pythons, failures = make_environments(peers, folder)
 
     model = ModelBundle.load((bundle or untrained_bundle(backbone, folder)).absolute())
-    bench = Bench(folder, model, export(model, folder), allowed)
+    bench = Bench(folder, model, export(model, folder), allowed, trained=bundle is not None)
     slides = [big_slide(folder, size) for size in sizes]
     runs = list(failures)
     bench.quantise(slides[-1])
