@@ -15,6 +15,9 @@ from torchvision.transforms.v2 import functional as colour
 
 Sample = NDArray[np.uint8]
 
+Shrink = Literal[1, 2, 4, 8]
+"""How many pixels of a picture, each way, are averaged to one that the network sees."""
+
 
 class AugmentConfig(BaseModel):
     """What is done to a sample on its way into a batch; the defaults leave it alone."""
@@ -51,6 +54,16 @@ def zoom(sample: Sample, factor: float) -> Sample:
     truth = np.ascontiguousarray(sample[..., 3])
     smooth[..., 3] = cv2.resize(truth, (width, height), interpolation=cv2.INTER_NEAREST)
     return np.asarray(smooth, dtype=np.uint8)
+
+
+def shrunk(sample: Sample, by: Shrink) -> Sample:
+    """Average a sample's colours, as slides are read for coarser models; thin out its truth."""
+    if by == 1:
+        return sample
+    height, width = (side // by for side in sample.shape[:2])
+    small = cv2.resize(sample, (width, height), interpolation=cv2.INTER_AREA)
+    small[..., 3] = sample[by // 2 :: by, by // 2 :: by, 3]
+    return np.asarray(small, dtype=np.uint8)
 
 
 def random_crop(rng: np.random.Generator, sample: Sample, side: int) -> Sample:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from training.agreement import Estimate, agreement, compare
+from training.augment import Shrink, shrunk
 from training.data import under
 from training.data.breastpathq import ChallengePart
 from training.data.picture import PICTURE_MPP, Picture, Pictures, unpack
@@ -88,17 +89,13 @@ def evaluate_bundle(
 
     Raises:
         BundleError: If the bundle cannot be run, or its scores are no numbers.
-        ConfigError: If there are no pictures, the network takes none of that size, the model is for
-            another pixel size, or the pictures have different numbers of raters.
+        ConfigError: If there are no pictures, the network takes none of that size, pictures cannot
+            be shrunk to the model's pixels, or they have different numbers of raters.
 
     """
     if not pictures:
         raise ConfigError("There are no pictures to evaluate a bundle on; check the data folder.")
-    if bundle.card.mpp != PICTURE_MPP:
-        raise ConfigError(
-            f"{bundle.source} is for {bundle.card.mpp} µm/px, and labelled pictures are at "
-            f"{PICTURE_MPP} µm/px; evaluate a bundle for that size."
-        )
+    shrink = _shrink_to(bundle)
     engine = TorchEngine(bundle, config or EngineConfig())
     names: list[str] = []
     groups: list[str] = []
@@ -106,13 +103,14 @@ def evaluate_bundle(
     scores: list[NDArray[np.float32]] = []
     sizes: set[tuple[int, ...]] = set()
     for batch in _batches(pictures, engine.batch_size):
-        _require_sides(batch[0])
-        scores.append(engine.predict(np.stack([p.sample[..., :3] for p in batch])).cellularity)
+        _require_sides(batch[0], shrink)
+        pixels = np.stack([shrunk(picture.sample, shrink)[..., :3] for picture in batch])
+        scores.append(engine.predict(pixels).cellularity)
         sizes.add(batch[0].sample.shape[:2])
         names += [picture.name for picture in batch]
         groups += [picture.group for picture in batch]
         truth += [_truth(picture) for picture in batch]
-    tile = bundle.card.tile_px
+    tile = bundle.card.tile_px * shrink
     if sizes != {(tile, tile)}:
         log.warning("the pictures are not of the %d px that %s is for", tile, bundle.source)
     prediction = np.concatenate(scores)
@@ -225,12 +223,25 @@ def _truth(picture: Picture) -> tuple[float, ...]:
     return picture.scores or (unpack(picture.sample).cellularity,)
 
 
-def _require_sides(picture: Picture) -> None:
+def _shrink_to(bundle: ModelBundle) -> Shrink:
+    choice: tuple[Shrink, ...] = get_args(Shrink)
+    for shrink in choice:
+        if bundle.card.mpp == PICTURE_MPP * shrink:
+            return shrink
+    sizes = ", ".join(f"{PICTURE_MPP * shrink:g}" for shrink in choice)
+    raise ConfigError(
+        f"{bundle.source} is for {bundle.card.mpp} µm/px, and labelled pictures can be had at "
+        f"{sizes} µm/px; evaluate a bundle for one of these."
+    )
+
+
+def _require_sides(picture: Picture, shrink: Shrink) -> None:
     height, width = picture.sample.shape[:2]
-    if height % REGRESSION_STRIDE or width % REGRESSION_STRIDE:
+    multiple = REGRESSION_STRIDE * shrink
+    if height % multiple or width % multiple:
         raise ConfigError(
             f"{picture.name} is {width}×{height} px, and the network takes sides that are "
-            f"multiples of {REGRESSION_STRIDE}. If its cellularity is derived, set `window` in the "
+            f"multiples of {multiple}. If its cellularity is derived, set `window` in the "
             "configuration to such a size; if it was judged, resize the picture beforehand."
         )
 

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from training.augment import AugmentConfig
+from training.augment import AugmentConfig, Shrink
 from training.data import Data, cellularity, under
 from training.data.breastpathq import ChallengePart
 from training.data.generated import GeneratedData
-from training.data.picture import Pictures, windows
+from training.data.picture import PICTURE_MPP, Pictures, windows
 from training.data.views import Batch, training_batches, validation_batches
 from training.distributed import first_process_first, is_first, processes
 from training.fit import (
@@ -39,6 +39,7 @@ from training.seg import segmentation_metrics
 from wsi_pipeline.architecture import CLASSES, REGRESSION_STRIDE, Architecture
 from wsi_pipeline.bundle import ModelBundle, ModelCard
 from wsi_pipeline.errors import ConfigError, WsiError
+from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.network import (
     GuidedRegressionNetwork,
     RegressionNetwork,
@@ -80,6 +81,11 @@ class RegConfig(BaseModel):
         default=None,
         description="source of ImageNet weights for the regression backbone (see "
         "training.pretrained); null is the paper's Kaiming normal",
+    )
+    shrink: Shrink = Field(
+        default=1,
+        description="the network sees pictures at so many times their 0.5 µm/px; all other sizes "
+        "in this file are of pictures",
     )
     augment: AugmentConfig = AugmentConfig(
         turns="flips and rotations", brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05
@@ -173,8 +179,9 @@ def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBu
             batch=config.fit.batch,
             seed=config.fit.seed,
             workers=config.fit.workers,
+            shrink=config.shrink,
         )
-        validation = validation_batches(judged_pictures(config))
+        validation = validation_batches(judged_pictures(config), config.shrink)
     torch.manual_seed(config.fit.seed)
     network = build_network(config.architecture)
     if config.imagenet is not None:
@@ -200,7 +207,12 @@ def export(
     network: RegressionNetwork, config: RegConfig, validation: DataLoader[Any]
 ) -> ModelBundle:
     """Make a bundle whose card holds the figures of the very weights it stores."""
-    card = ModelCard(architecture=config.architecture, **config.card.model_dump())
+    card = ModelCard(
+        architecture=config.architecture,
+        mpp=Mpp(PICTURE_MPP * config.shrink),
+        tile_px=ModelCard.model_fields["tile_px"].default // config.shrink,  # of the same tissue
+        **config.card.model_dump(),
+    )
     stored = ModelBundle.of(network, card).network()
     device = choose_device(config.fit.device)
     stored.to(device)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from training.augment import AugmentConfig
+from training.augment import AugmentConfig, Shrink
 from training.data import Data, under
 from training.data.generated import GeneratedData
 from training.data.views import Batch, training_batches, validation_batches
@@ -45,6 +45,11 @@ class SegConfig(BaseModel):
     std: tuple[float, float, float] = _ARCHITECTURE["std"].default
     imagenet: str | None = Field(
         default="timm", description="source of ImageNet weights (see training.pretrained)"
+    )
+    shrink: Shrink = Field(
+        default=1,
+        description="the network sees pictures at so many times their 0.5 µm/px; all other sizes "
+        "in this file are of pictures",
     )
     augment: AugmentConfig = AugmentConfig(scale=(0.8, 1.2), crop=256, turns="flips")
     learning_rate: float = Field(default=0.01, gt=0)
@@ -116,8 +121,9 @@ def train_segmentation(config: SegConfig, run: Path) -> SegmentationNetwork:
             batch=config.fit.batch,
             seed=config.fit.seed,
             workers=config.fit.workers,
+            shrink=config.shrink,
         )
-        validation = validation_batches(config.data.nuclei("validation"))
+        validation = validation_batches(config.data.nuclei("validation"), config.shrink)
     torch.manual_seed(config.fit.seed)
     stage = SegStage(config)
     fit(run, config.fit, stage, training, validation)

@@ -172,7 +172,7 @@ def _segment(config: SegConfig, run: Path) -> tuple[Confusion, Confusion]:
         device = choose_device(config.fit.device)
         counted: dict[str, Confusion] = {}
         for part in get_args(Part):
-            batches = validation_batches(config.data.nuclei(part))
+            batches = validation_batches(config.data.nuclei(part), config.shrink)
             count = partial(confusion_over, network, batches, device)
             counted[part] = evaluate(network, count)
         _save(result, {part: confusion.tolist() for part, confusion in counted.items()})

@@ -73,6 +73,20 @@ def test_judged_patches_of_any_size_that_fits_are_scored_whole(bundle, section, 
     assert "64 px" in caplog.text
 
 
+def test_a_coarser_model_sees_pictures_shrunk(bundle, section):
+    card = bundle.card.model_copy(update={"mpp": 1.0, "tile_px": 64})
+    coarse = ModelBundle.of(bundle.network(), card)
+    picture = judged(section, 256, 128, (0.5,))
+    result = evaluate_bundle(coarse, [picture], ENGINE)
+    blocks = picture.sample[..., :3].reshape(64, 2, 64, 2, 3)
+    averaged = blocks.mean((1, 3), dtype=np.float64).round().astype(np.uint8)
+    with torch.no_grad():
+        expected = bundle.network()(torch.from_numpy(averaged[None])).score
+    np.testing.assert_allclose(result.prediction, expected, atol=2e-3)  # halves may round down
+    with pytest.raises(ConfigError, match=r"192×192 px.*multiples of 128"):
+        evaluate_bundle(coarse, [judged(section, 0, 192, (0.5,))], ENGINE)
+
+
 def test_what_cannot_be_evaluated_is_named(bundle, section, tmp_path):
     with pytest.raises(ConfigError, match=r"patch 0 is 96×96 px.*multiples of 64.*window"):
         evaluate_bundle(bundle, [judged(section, 0, 96, (0.5,))], ENGINE)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from training import distributed
-from training.augment import AugmentConfig, augment
+from training.augment import AugmentConfig, Shrink, augment, shrunk
 from training.data.picture import Pictures, padded, unpack
 from wsi_pipeline.architecture import REGRESSION_STRIDE
 from wsi_pipeline.errors import ConfigError
@@ -28,7 +28,9 @@ class Views(Dataset[Batch]):
     new views, and the same number always the same view.
     """
 
-    def __init__(self, pictures: Pictures, config: AugmentConfig, seed: int) -> None:
+    def __init__(
+        self, pictures: Pictures, config: AugmentConfig, seed: int, shrink: Shrink = 1
+    ) -> None:
         if (config.crop is not None or config.scale != (1, 1)) and pictures[0].scores:
             raise ConfigError(
                 "A judged score is of its whole patch: scaling or cropping it would falsify the "
@@ -37,6 +39,7 @@ class Views(Dataset[Batch]):
         self.pictures = pictures
         self.config = config
         self.seed = seed
+        self.shrink = shrink
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -44,8 +47,10 @@ class Views(Dataset[Batch]):
     def __getitem__(self, view: int) -> Batch:
         rng = np.random.default_rng((self.seed, view))
         picture = self.pictures[view % len(self)]
-        patch = unpack(augment(rng, picture.sample, self.config))
-        score = picture.cellularity if picture.scores else patch.cellularity
+        sample = augment(rng, picture.sample, self.config)
+        # Of all pixels, before some of the truth is left out.
+        score = picture.cellularity if picture.scores else unpack(sample).cellularity
+        patch = unpack(shrunk(sample, self.shrink))
         return (
             torch.from_numpy(np.ascontiguousarray(patch.rgb)),
             torch.from_numpy(patch.mask.astype(np.int64)),
@@ -77,7 +82,13 @@ class EpochOrder(Sampler[int]):
 
 
 def training_batches(
-    pictures: Pictures, config: AugmentConfig, *, batch: int, seed: int, workers: int
+    pictures: Pictures,
+    config: AugmentConfig,
+    *,
+    batch: int,
+    seed: int,
+    workers: int,
+    shrink: Shrink = 1,
 ) -> tuple[DataLoader[Batch], EpochOrder]:
     """Return batches of random views, and the order whose epoch decides which.
 
@@ -93,7 +104,7 @@ def training_batches(
             f"A batch of {batch} cannot be shared out evenly to {world} processes; "
             "choose another `batch` in the configuration's `fit`, or another --nproc-per-node."
         )
-    views = Views(pictures, config, seed)
+    views = Views(pictures, config, seed, shrink)
     order = EpochOrder(len(views), seed, distributed.rank(), world)
     loader = DataLoader(
         views,
@@ -108,6 +119,7 @@ def training_batches(
     return loader, order
 
 
-def validation_batches(pictures: Pictures) -> DataLoader[Batch]:
+def validation_batches(pictures: Pictures, shrink: Shrink = 1) -> DataLoader[Batch]:
     """Return the pictures as they are, whole, in order and one by one, since their sizes differ."""
-    return DataLoader(Views(padded(pictures, REGRESSION_STRIDE), AugmentConfig(), seed=0), 1)
+    whole = padded(pictures, REGRESSION_STRIDE * shrink)
+    return DataLoader(Views(whole, AugmentConfig(), seed=0, shrink=shrink), 1)

@@ -1,0 +1,44 @@
+"""Shrinking samples for models that see coarser pixels: against averages by hand."""
+
+import numpy as np
+import pytest
+
+from training.augment import AugmentConfig, shrunk
+from training.data.picture import Picture, pack
+from training.data.views import Views, validation_batches
+from wsi_pipeline.coarse import shrunk as shrunk_tiles
+
+
+@pytest.mark.parametrize("by", [2, 4, 8])
+def test_colours_are_averaged_and_truth_is_picked(section, by):
+    sample = pack(section.window(256, 256, 320))
+    small = shrunk(sample, by)
+    side = 320 // by
+    blocks = sample.reshape(side, by, side, by, 4)
+    means = blocks[..., :3].mean((1, 3), dtype=np.float64)
+    np.testing.assert_allclose(small[..., :3], means, atol=0.5)
+    np.testing.assert_array_equal(small[..., 3], blocks[:, by // 2, :, by // 2, 3])
+    # As the pixels come to a model on slides.
+    tile = np.ascontiguousarray(sample[None, ..., :3])
+    np.testing.assert_array_equal(small[..., :3], shrunk_tiles(tile, side)[0])
+
+
+def test_views_keep_the_cellularity_of_all_pixels(section):
+    picture = Picture("section", "section", pack(section.window(256, 256, 256)))
+    whole, small = (Views([picture], AugmentConfig(crop=128), 3, shrink) for shrink in (1, 4))
+    for view in range(5):
+        (pixels, mask, score), (small_pixels, small_mask, same) = whole[view], small[view]
+        assert same == score
+        assert small_pixels.shape == (32, 32, 3)
+        np.testing.assert_array_equal(small_mask, mask[2::4, 2::4])
+        np.testing.assert_allclose(
+            small_pixels, pixels.reshape(32, 4, 32, 4, 3).double().mean((1, 3)), atol=0.5
+        )
+
+
+def test_whole_pictures_are_padded_to_what_the_network_takes(section):
+    picture = Picture("section", "section", pack(section.window(256, 256, 200)))
+    ((pixels, mask, _),) = validation_batches([picture], 2)
+    assert pixels.shape == (1, 128, 128, 3)
+    assert (mask[0, 100:] == 255).all()
+    assert (mask[0, :100, :100] != 255).any()
