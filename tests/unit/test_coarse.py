@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from tests.engines import assert_batch_mates_do_not_matter
 from tests.made import save_tiny_bundle
 from training.synthetic import generate_region
 from wsi_pipeline.bundle import ModelBundle
@@ -71,6 +72,15 @@ def test_what_the_small_model_leaves_open_is_scored_by_the_large_one(bundles, ti
     np.testing.assert_allclose(scores.class_fraction[again], fine.class_fraction[again], atol=2e-3)
     assert np.isfinite(scores.class_fraction).all()
     assert np.isnan(scores.cellularity_std).all()
+
+
+def test_batch_mates_do_not_matter_at_all(bundles, tiles, apart):
+    fine, coarse = bundles
+    middle = float(np.median(apart[1].cellularity))
+    engine, again = (
+        build_engine(ModelBundle.load(fine), config_of(coarse, refine_from=middle)) for _ in "12"
+    )
+    assert_batch_mates_do_not_matter(engine, again, tiles)
 
 
 @pytest.mark.parametrize(("low", "high", "refined"), [(0.0, 1.0, True), (1.0, 1.0, False)])

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engines import assert_batch_mates_do_not_matter
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.engine import (
     EngineConfig,
@@ -56,15 +57,7 @@ def test_the_batch_size_does_not_matter(tiny_bundle, tiles, reference, batch_siz
 
 
 def test_batch_mates_do_not_matter_at_all(tiny_bundle, tiles):
-    """To the last bit: a resumed run meets other batches than an uninterrupted one."""
-    engine = engine_of(tiny_bundle)
-    whole = engine.predict(tiles)
-    order = np.random.default_rng(0).permutation(len(tiles))
-    shuffled = engine.predict(tiles[order])
-    np.testing.assert_array_equal(shuffled.cellularity, whole.cellularity[order])
-    np.testing.assert_array_equal(shuffled.class_fraction, whole.class_fraction[order])
-    alone = engine.predict(tiles[5:6])
-    np.testing.assert_array_equal(alone.cellularity, whole.cellularity[5:6])
+    assert_batch_mates_do_not_matter(engine_of(tiny_bundle), engine_of(tiny_bundle), tiles)
 
 
 def test_bfloat16_is_close_to_the_reference(tiny_bundle, tiles, reference):

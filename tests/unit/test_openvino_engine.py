@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engines import assert_batch_mates_do_not_matter
 from wsi_pipeline import graphs
 from wsi_pipeline.architecture import Architecture
 from wsi_pipeline.bundle import ModelBundle, ModelCard
@@ -111,15 +112,7 @@ def test_eight_views_are_torchs(bundle, tiles):
 
 
 def test_batch_mates_do_not_matter_at_all(bundle, tiles):
-    """To the last bit: a resumed run meets other batches than an uninterrupted one."""
-    engine = engine_of(bundle)
-    whole = engine.predict(tiles)
-    order = np.random.default_rng(0).permutation(len(tiles))
-    shuffled = engine.predict(tiles[order])
-    np.testing.assert_array_equal(shuffled.cellularity, whole.cellularity[order])
-    np.testing.assert_array_equal(shuffled.class_fraction, whole.class_fraction[order])
-    again = engine_of(bundle).predict(tiles[5:6])
-    np.testing.assert_array_equal(again.cellularity, whole.cellularity[5:6])
+    assert_batch_mates_do_not_matter(engine_of(bundle), engine_of(bundle), tiles)
 
 
 def test_a_model_without_segmentation(plain_bundle, tiles):
