@@ -67,9 +67,10 @@ def machine(cores: Sequence[int]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay out a Markdown table, the first two columns to the left."""
+    """Lay out a Markdown table, the first two columns to the left; short rows end in blanks."""
     rule = [":---", ":---", *["---:"] * (len(head) - 2)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+    whole = ([*cells, *[""] * (len(head) - len(cells))] for cells in (head, rule, *rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in whole)
 
 
 def speed_table(runs: Sequence[Run], slides: Sequence[str], fastest: str) -> str:
@@ -87,7 +88,7 @@ def speed_table(runs: Sequence[Run], slides: Sequence[str], fastest: str) -> str
         run = _at(own, slides[-1])
         if run is None or run.cost is None or not run.scores:
             why = next((run.failure for run in own if run.failure), "did not run")
-            rows.append([name, _short(why), *[""] * (len(head) - 2)])
+            rows.append([name, _short(why)])
             continue
         cost, count = run.cost, len(run.scores)
         fixed, margin = _line(own, slides)
@@ -97,7 +98,7 @@ def speed_table(runs: Sequence[Run], slides: Sequence[str], fastest: str) -> str
                 run.setting,
                 str(count),
                 f"{cost.wall_s:.1f}",
-                f"{cost.wall_s / count:.3f}",
+                _figure(_per_tile(run), 3),
                 _ratio(_per_tile(run), our_tile),
                 _figure(fixed, 1),
                 _figure(margin, 3),
@@ -118,7 +119,7 @@ def own_tiles_table(runs: Sequence[Run], candidates: int) -> str:
     rows = []
     for run in runs:
         if run.cost is None or not run.scores:
-            rows.append([run.name, _short(run.failure), *[""] * (len(head) - 2)])
+            rows.append([run.name, _short(run.failure)])
             continue
         count = len(run.scores)
         rows.append(
@@ -128,7 +129,7 @@ def own_tiles_table(runs: Sequence[Run], candidates: int) -> str:
                 str(count),
                 f"{count / candidates:.0%}",
                 f"{run.cost.wall_s:.1f}",
-                f"{run.cost.wall_s / count:.3f}",
+                _figure(_per_tile(run), 3),
                 f"{run.cost.peak_gib:.2f}",
             ]
         )
@@ -144,7 +145,7 @@ def agreement_table(runs: Sequence[Run], reference: Run) -> str:
             continue
         pairs = np.array(common(run.scores, reference.scores))
         if len(pairs) < 2:
-            rows.append([run.name, str(len(pairs)), "", "", ""])
+            rows.append([run.name, str(len(pairs))])
             continue
         difference = np.abs(pairs[:, 0] - pairs[:, 1])
         correlation = np.corrcoef(pairs.T)[0, 1]
