@@ -624,6 +624,10 @@ class TileStore:
             path = self._rgb_path(shard)
             if isinstance(path, Path):
                 path.parent.mkdir(parents=True, exist_ok=True)
+                # As zarr's own writes and not by `atomic_path`: no two workers that were given one
+                # shard share a name, what a kill leaves is swept away with zarr's, and waiting for
+                # the disk would take longer than writing. A shard that a power cut spoils fails its
+                # checksums, and is read from the slide again.
                 partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
                 try:
                     with partial.open("wb") as file:
