@@ -22,16 +22,10 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
-import httpx
 from prefect import State, flow, get_run_logger, task
-from prefect.artifacts import (
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import PrefectException
 from prefect.futures import PrefectFuture
@@ -40,6 +34,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 import wsi_pipeline
 from flows.notices import INCOMPLETE, tell_of_failure
+from flows.progress import PROGRESS_EVERY_S, ProgressArtifact
 from flows.report import artifact_key, headline
 from flows.run_log import run_log
 from wsi_pipeline.cohort import Attempt, Cohort
@@ -49,8 +44,6 @@ from wsi_pipeline.errors import WsiError
 from wsi_pipeline.messages import Event, Job, Progress
 from wsi_pipeline.night import Night
 from wsi_pipeline.outcome import Outcome
-
-PROGRESS_EVERY_S = 5.0
 
 
 @flow(
@@ -167,14 +160,11 @@ def _submitted(
 
 
 class NightProgress:
-    """A progress artifact that follows the night; a server that is away stops no slide."""
+    """A progress artifact that follows the night."""
 
     def __init__(self, name: str) -> None:
         """Create the artifact, within a flow run."""
-        made = create_progress_artifact(
-            0.0, key=artifact_key("progress", name), description="Looking into the inbox"
-        )
-        self._artifact = cast("UUID", made)  # a coroutine only where there is an event loop
+        self._artifact = ProgressArtifact(name, "Looking into the inbox")
         self._lock = threading.Lock()
         self._due = 0.0
         self._expected: set[str] = set()
@@ -213,14 +203,9 @@ class NightProgress:
             share = (worked + sum(self._running.values())) / max(1, len(self._expected))
             ended = ", ".join(f"{count} {status}" for status, count in self._ended.items())
             running = ", ".join(f"{name} {share:.0%}" for name, share in self._running.items())
-        try:
-            update_progress_artifact(
-                self._artifact,
-                100 * min(1.0, share),
-                description=f"{ended or 'none ended yet'}; at work: {running or 'none'}",
-            )
-        except (httpx.HTTPError, PrefectException) as error:
-            get_run_logger().warning("The progress could not be shown: %s", error)
+        self._artifact.show(
+            100 * min(1.0, share), f"{ended or 'none ended yet'}; at work: {running or 'none'}"
+        )
 
 
 class Follower:

@@ -18,21 +18,13 @@ FAILED    Failed    the message names the file, the cause and the remedy
 
 import time
 from pathlib import Path
-from typing import cast
-from uuid import UUID
 
-import httpx
 from prefect import State, flow, get_run_logger
-from prefect.artifacts import (
-    create_image_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    update_progress_artifact,
-)
-from prefect.exceptions import PrefectException
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.states import Completed, Failed
 
 import wsi_pipeline
+from flows.progress import PROGRESS_EVERY_S, ProgressArtifact
 from flows.report import artifact_key, headline, markdown, picture_uri
 from flows.run_log import run_log
 from wsi_pipeline import pipeline
@@ -41,8 +33,6 @@ from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.naming import file_slide
 from wsi_pipeline.summary import SlideSummary
-
-PROGRESS_EVERY_S = 5.0
 
 
 @flow(
@@ -120,24 +110,16 @@ def publish(summary: SlideSummary, folder: Path) -> None:
 
 
 class ScoringProgress:
-    """A progress artifact that follows the tiles; a server that is away does not stop scoring."""
+    """A progress artifact that follows the tiles."""
 
     def __init__(self, name: str) -> None:
         """Create the artifact of the slide of this name, within a flow run."""
-        artifact = create_progress_artifact(
-            0.0, key=artifact_key("progress", name), description=f"Scoring {name}"
-        )
-        self._artifact = cast("UUID", artifact)  # a coroutine only where there is an event loop
+        self._artifact = ProgressArtifact(name, f"Scoring {name}")
         self._due = 0.0
 
     def __call__(self, done: int, total: int) -> None:
         """Take note of the tiles done and the tiles in all."""
         if done < total and time.monotonic() < self._due:
             return
-        try:
-            update_progress_artifact(
-                self._artifact, 100 * done / total, description=f"{done:,} of {total:,} tiles"
-            )
-        except (httpx.HTTPError, PrefectException) as error:
-            get_run_logger().warning("The progress could not be shown: %s", error)
+        self._artifact.show(100 * done / total, f"{done:,} of {total:,} tiles")
         self._due = time.monotonic() + PROGRESS_EVERY_S

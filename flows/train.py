@@ -21,20 +21,14 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from pathlib import Path
 from threading import Event, Thread
-from typing import TypeVar, cast, get_args
-from uuid import UUID
+from typing import TypeVar, get_args
 
-import httpx
-from prefect import State, flow, get_run_logger
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    update_progress_artifact,
-)
-from prefect.exceptions import PrefectException
+from prefect import State, flow
+from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, Failed
 
 import wsi_pipeline
+from flows.progress import PROGRESS_EVERY_S, ProgressArtifact
 from flows.report import artifact_key
 from flows.run_log import run_log
 from training.data import under
@@ -47,8 +41,6 @@ from training.seg import SegConfig, train_segmentation
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.validation import load_yaml
-
-PROGRESS_EVERY_S = 5.0
 
 WithData = TypeVar("WithData", SegConfig, RegConfig, HeldOut)
 
@@ -297,7 +289,7 @@ def _judged(figures: Metrics) -> Metrics:
 
 @contextmanager
 def training_progress(run: Path, epochs: int) -> Iterator[None]:
-    """Follow a run's record in a progress artifact; a server that is away stops no training.
+    """Follow a run's record in a progress artifact.
 
     Training knows nothing of Prefect, so its record is read from a thread.
 
@@ -306,20 +298,12 @@ def training_progress(run: Path, epochs: int) -> Iterator[None]:
         epochs: how many it will record.
 
     """
-    made = create_progress_artifact(
-        0.0, key=artifact_key("progress", run.name), description=f"Training {run.name}"
-    )
-    artifact = cast("UUID", made)  # a coroutine only where there is an event loop
+    artifact = ProgressArtifact(run.name, f"Training {run.name}")
     ended = Event()
 
     def show() -> None:
         done = recorded(run)
-        try:
-            update_progress_artifact(
-                artifact, 100 * min(1, len(done) / epochs), description=headline(done)
-            )
-        except (httpx.HTTPError, PrefectException) as error:
-            get_run_logger().warning("The progress could not be shown: %s", error)
+        artifact.show(100 * min(1, len(done) / epochs), headline(done))
 
     def follow() -> None:
         while not ended.wait(PROGRESS_EVERY_S):
