@@ -1,5 +1,6 @@
 """Fixtures that several tests share: the real slides, and small slides made on the spot."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from wsi_pipeline.config import ScoreConfig
 
 # Tests run side by side: one core each.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _data(folder: str) -> Path:

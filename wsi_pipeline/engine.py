@@ -7,18 +7,17 @@ scores do not depend on them, on the batch size beyond rounding, or on how tiles
 torch in float32 is the reference that all else is checked against.
 """
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.device import choose_device, choose_precision, kind_of
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.execution import Execution, FirstPass, Precision, Runtime
 from wsi_pipeline.graphs import calibration, import_openvino, openvino_is_installed
@@ -126,12 +125,15 @@ def build_engine(bundle: ModelBundle, config: EngineConfig) -> Engine:
     """
     if config.coarse is not None:
         return _coarse_to_fine(bundle, config, config.coarse)
-    # Here, since each knows this module.
-    from wsi_pipeline.openvino_engine import OpenVinoEngine
+    # Here, since each knows this module; and torch, which takes seconds to import, is needed by its
+    # own engine alone.
+    if machine_execution(config).runtime == "openvino":
+        from wsi_pipeline.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(bundle, config)
     from wsi_pipeline.torch_engine import TorchEngine
 
-    runtime = execution_of(bundle, config).runtime
-    return (OpenVinoEngine if runtime == "openvino" else TorchEngine)(bundle, config)
+    return TorchEngine(bundle, config)
 
 
 def _coarse_to_fine(bundle: ModelBundle, config: EngineConfig, coarse: CoarseConfig) -> Engine:
@@ -174,12 +176,12 @@ def machine_execution(config: EngineConfig) -> Execution:
     device = choose_device(config.device)
     runtime = config.runtime
     if runtime == "auto":
-        for_openvino = device.type == "cpu" and openvino_is_installed()
+        for_openvino = kind_of(device) == "cpu" and openvino_is_installed()
         runtime = "openvino" if for_openvino else "torch"
     precision = choose_precision(device) if config.precision == "auto" else config.precision
     if runtime == "openvino":
         import_openvino()
-        if device.type != "cpu":
+        if kind_of(device) != "cpu":
             raise ConfigError(
                 f"OpenVINO runs models on the CPU here, and not on {device}. Set `engine.runtime: "
                 f"torch`, or `engine.device: cpu`."
@@ -194,7 +196,7 @@ def machine_execution(config: EngineConfig) -> Execution:
             "`engine.precision: int8` is for OpenVINO on a CPU: install `wsi-pipeline[openvino]` "
             "and set `engine.device: cpu`, or take another precision."
         )
-    return Execution(device=device.type, runtime=runtime, precision=precision)
+    return Execution(device=kind_of(device), runtime=runtime, precision=precision)
 
 
 def of_bundle(bundle: ModelBundle, execution: Execution) -> Execution:
@@ -277,40 +279,3 @@ def dihedral_views(rgb: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]
         np.rot90(flipped, turns, (1, 2)) for flipped in (rgb, rgb[:, :, ::-1]) for turns in range(4)
     ]
     return views[:count]
-
-
-def choose_device(name: str) -> torch.device:
-    """Turn "auto" into the best device there is, and any other name into that device.
-
-    Raises:
-        ConfigError: if there is no such device.
-
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"There is no device {name!r} here ({reason}). Use --device cpu, or auto."
-        ) from error
-    return device
-
-
-def choose_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
-    """Return bfloat16 where the device multiplies it natively; elsewhere it would be slower."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device.type == "cpu" and {"avx512_bf16", "amx_bf16"} & _cpu_flags():
-        return "bfloat16"
-    return "float32"
-
-
-def _cpu_flags() -> frozenset[str]:
-    if not os.path.exists("/proc/cpuinfo"):  # noqa: PTH110 - a kernel file, not a path of ours
-        return frozenset()
-    with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
-        flags = next((line for line in file if line.startswith("flags")), "")
-    return frozenset(flags.split())

@@ -4,11 +4,11 @@ Several tiles are scored side by side, each by a share of the cores, which then 
 less often than where all work on one tile.
 """
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from wsi_pipeline.bundle import ModelBundle
@@ -80,10 +80,16 @@ class OpenVinoEngine(BatchEngine):
             {
                 "PERFORMANCE_HINT": "THROUGHPUT",
                 "INFERENCE_PRECISION_HINT": _HINTS[self.execution.precision],
-                # As torch counts them, which OMP_NUM_THREADS may say.
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                # As torch has them: what OMP_NUM_THREADS says, or (0) one to each core.
+                "INFERENCE_NUM_THREADS": _threads(),
+                "ENABLE_HYPER_THREADING": False,
                 # Threads that read the slide want the same cores now and then.
                 "ENABLE_CPU_PINNING": False,
             },
         )
         return openvino.AsyncInferQueue(compiled)
+
+
+def _threads() -> int:
+    outermost = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(outermost) if outermost.isdecimal() else 0

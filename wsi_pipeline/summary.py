@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
-from scipy import stats
+from scipy.special import ndtr, stdtrit
 
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.execution import Execution
@@ -265,8 +265,8 @@ def block_bootstrap(
         count, np.full(count, 1 / count), size=draws
     )
     means = (times_drawn @ value_sums) / (times_drawn @ weight_sums)
-    wide_t = stats.t.ppf((1 - level) / 2, count - 1) * np.sqrt(count / (count - 1))
-    tail = stats.norm.cdf(wide_t)
+    wide_t = stdtrit(count - 1, (1 - level) / 2) * np.sqrt(count / (count - 1))
+    tail = ndtr(wide_t)
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.device import choose_device
 from wsi_pipeline.engine import (
     CPU_BATCH,
     GPU_BATCH,
     BatchEngine,
     BatchOutput,
     EngineConfig,
-    choose_device,
     machine_execution,
     of_bundle,
 )
@@ -43,7 +43,7 @@ class TorchEngine(BatchEngine):
             BundleError: if the bundle does not hold its network's weights.
 
         """
-        self.device = choose_device(config.device)
+        self.device = torch.device(choose_device(config.device))
         default = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         machine = machine_execution(config.model_copy(update={"runtime": "torch"}))
         execution = of_bundle(bundle, machine)

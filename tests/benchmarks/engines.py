@@ -30,7 +30,8 @@ from tests.real_slides import SLIDES
 from training.synthetic import generate_region
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle, ModelCard
 from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import EngineConfig, build_engine, choose_precision
+from wsi_pipeline.device import choose_precision
+from wsi_pipeline.engine import EngineConfig, build_engine
 from wsi_pipeline.errors import BundleError
 from wsi_pipeline.graphs import openvino_is_installed
 from wsi_pipeline.grid import GridConfig
@@ -113,7 +114,7 @@ def engines(bundle: ModelBundle, *, has_int8: bool) -> Iterator[tuple[str, Predi
     if openvino_is_installed():
         on_cpu = {"device": "cpu", "runtime": "openvino"}
         wanted["OpenVINO float32"] = on_cpu
-        if choose_precision(torch.device("cpu")) == "bfloat16":
+        if choose_precision("cpu") == "bfloat16":
             wanted["OpenVINO bfloat16"] = {**on_cpu, "precision": "bfloat16"}
         if has_int8:
             wanted["OpenVINO int8"] = {**on_cpu, "precision": "int8"}

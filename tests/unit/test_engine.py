@@ -4,13 +4,7 @@ import torch
 
 from tests.engines import assert_batch_mates_do_not_matter
 from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import (
-    EngineConfig,
-    choose_device,
-    choose_precision,
-    dihedral_views,
-)
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.engine import EngineConfig, dihedral_views
 from wsi_pipeline.network import class_fractions
 from wsi_pipeline.torch_engine import TorchEngine
 
@@ -112,20 +106,6 @@ def test_class_fractions_count_winners():
     logits[0, 2, 0, :] = 5.0
     logits[0, 1, 1, 0] = 5.0
     assert class_fractions(logits)[0].tolist() == [0.25, 0.25, 0.5]
-
-
-def test_a_device_that_is_not_there(tiny_bundle):
-    with pytest.raises(ConfigError, match="--device cpu"):
-        choose_device("cuda:99")
-    with pytest.raises(ConfigError, match="'abacus'"):
-        choose_device("abacus")
-
-
-def test_bfloat16_is_chosen_only_where_it_is_native(monkeypatch):
-    monkeypatch.setattr("wsi_pipeline.engine._cpu_flags", lambda: frozenset({"avx512_bf16"}))
-    assert choose_precision(torch.device("cpu")) == "bfloat16"
-    monkeypatch.setattr("wsi_pipeline.engine._cpu_flags", lambda: frozenset({"avx2"}))
-    assert choose_precision(torch.device("cpu")) == "float32"
 
 
 @pytest.mark.gpu

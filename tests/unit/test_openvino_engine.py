@@ -182,7 +182,7 @@ def test_openvino_is_missing(bundle, monkeypatch):
     ],
 )
 def test_what_cannot_be_run(bundle, monkeypatch, settings, message):
-    monkeypatch.setattr("wsi_pipeline.engine._cpu_flags", frozenset)
+    monkeypatch.setattr("wsi_pipeline.device._cpu_flags", frozenset)
     with pytest.raises(ConfigError, match=message):
         engine_of(bundle, **settings)
 
