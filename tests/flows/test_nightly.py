@@ -66,6 +66,7 @@ def test_a_night_goes_on_where_a_killed_one_stopped(nights: Nights, whole: Path)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)  # five nights; ten minutes of them on a busy machine
 def test_nights_in_which_everything_is_killed(
     nights: Nights, arriving: Copying, whole: Path, tmp_path: Path
 ) -> None:
