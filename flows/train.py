@@ -34,6 +34,7 @@ from flows.run_log import run_log
 from training.data import under
 from training.data.generated import Part
 from training.data.picture import Pictures
+from training.fit import run_folder
 from training.promote import Decision, HeldOut, bundle_in_use, promote, refuse_known
 from training.record import METRICS_NAME, Metrics
 from training.reg import BUNDLE_NAME, RegConfig, train_regression
@@ -65,7 +66,7 @@ def train_seg(config: Path, data: Path = Path(), run: Path | None = None) -> Sta
         run: Folder of the run; runs/<name of the config> if left out.
 
     """
-    folder = _folder(run, config)
+    folder = run_folder(run, config).absolute()
     with run_log():
         try:
             settings = _settings(config, SegConfig, data)
@@ -97,7 +98,7 @@ def train_reg(
         init: Folder of a run to start from, usually of stage 1.
 
     """
-    folder = _folder(run, config)
+    folder = run_folder(run, config).absolute()
     with run_log():
         try:
             settings = _settings(config, RegConfig, data)
@@ -141,7 +142,7 @@ def train_and_promote(
         models: Folder of models, with a link `current` to the bundle in use.
 
     """
-    folder = _folder(run, config)
+    folder = run_folder(run, config).absolute()
     with run_log():
         try:
             pictures = _unseen(held_out, config, seg, data)
@@ -191,10 +192,6 @@ def _unseen(held_out: Path, config: Path, seg: Path | None, data: Path) -> Pictu
 def _settings(path: Path, kind: type[WithData], data: Path) -> WithData:
     config = load_yaml(path, kind)
     return config.model_copy(update={"data": under(config.data, data)})
-
-
-def _folder(run: Path | None, config: Path) -> Path:
-    return (run or Path("runs") / config.stem).absolute()
 
 
 def _publish(folder: Path, bundle: ModelBundle | None = None) -> State[Path]:

@@ -115,6 +115,11 @@ class Stage(Protocol):
         """Judge a network like the stage's own, in evaluation mode, over a whole set."""
 
 
+def run_folder(given: Path | None, config: Path) -> Path:
+    """Return the folder of a run: the given one, or runs/<name of the configuration's file>."""
+    return given or Path("runs") / config.stem
+
+
 def open_run(run: Path, config: BaseModel) -> None:
     """Make a run's folder and save its configuration there, or see that it is the same.
 

@@ -30,6 +30,7 @@ from training.fit import (
     evaluate,
     fit,
     open_run,
+    run_folder,
     to_device,
     trained_weights,
 )
@@ -247,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         config = load_yaml(chosen.config, RegConfig)
         config = config.model_copy(update={"data": under(config.data, chosen.data)})
-        run = chosen.run or Path("runs") / chosen.config.stem
+        run = run_folder(chosen.run, chosen.config)
         with processes(config.fit.device):
             bundle = train_regression(config, run, chosen.init)
     except WsiError as error:

@@ -20,7 +20,7 @@ from training.data import Data, under
 from training.data.generated import GeneratedData
 from training.data.views import Batch, training_batches, validation_batches
 from training.distributed import first_process_first, processes
-from training.fit import FitConfig, Metrics, fit, open_run, to_device
+from training.fit import FitConfig, Metrics, fit, open_run, run_folder, to_device
 from training.losses import focal_loss
 from training.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from training.pretrained import imagenet_weights
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = load_yaml(chosen.config, SegConfig)
         config = config.model_copy(update={"data": under(config.data, chosen.data)})
         with processes(config.fit.device):
-            train_segmentation(config, chosen.run or Path("runs") / chosen.config.stem)
+            train_segmentation(config, run_folder(chosen.run, chosen.config))
     except WsiError as error:
         raise SystemExit(str(error)) from error
 

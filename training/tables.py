@@ -29,7 +29,7 @@ from training.data import Data, folds_of, under
 from training.data.generated import Part
 from training.data.views import validation_batches
 from training.evaluate import evaluate_bundle
-from training.fit import choose_device, evaluate, open_run
+from training.fit import choose_device, evaluate, open_run, run_folder
 from training.metrics import (
     mean_absolute_error,
     mean_iou,
@@ -400,7 +400,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         config = load_yaml(chosen.config, TablesConfig)
-        runs = chosen.runs or Path("runs") / chosen.config.stem
+        runs = run_folder(chosen.runs, chosen.config)
         write_tables(make_tables(config, runs, root=chosen.data), chosen.out)
     except WsiError as error:
         raise SystemExit(str(error)) from error

@@ -17,10 +17,23 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from training import fit as module
 from training.data.views import EpochOrder
-from training.fit import FitConfig, fit, moving_average, rate_factor, trained_weights
+from training.fit import (
+    FitConfig,
+    fit,
+    moving_average,
+    rate_factor,
+    run_folder,
+    trained_weights,
+)
 
 PICTURES, BATCH = 12, 4
 STEPS = PICTURES // BATCH
+
+
+def test_a_run_is_named_after_its_configuration():
+    config = Path("configs/seg-smoke.yaml")
+    assert run_folder(None, config) == Path("runs/seg-smoke")
+    assert run_folder(Path("elsewhere"), config) == Path("elsewhere")
 
 
 class TinyStage:
