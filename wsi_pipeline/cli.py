@@ -1,4 +1,10 @@
-"""The `wsi` command. It parses, shows progress and turns errors into lines; it decides nothing."""
+"""The `wsi` command. It parses, shows progress and turns errors into lines; it decides nothing.
+
+What does the work is named through the package (`wsi.slide.Slide`), which imports it only then:
+help, and mistakes in options, shall not wait for it.
+"""
+
+from __future__ import annotations
 
 import logging
 import sys
@@ -22,29 +28,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from wsi_pipeline import messages
-from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
-from wsi_pipeline.cohort import Attempt, Cohort, score_cohort
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import build_engine
+import wsi_pipeline as wsi
 from wsi_pipeline.errors import ConfigError, WsiError
-from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.inspection import expect
-from wsi_pipeline.messages import Event, Job
-from wsi_pipeline.naming import file_name, file_slide, slide_folder
-from wsi_pipeline.night import Night
-from wsi_pipeline.outcome import Outcome
-from wsi_pipeline.pipeline import Progress as Advance
-from wsi_pipeline.pipeline import (
-    score_slide,
-    start_engine,
-    tile,
-    write_outputs,
-)
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.slide_files import SLIDE_SUFFIXES, is_url
-from wsi_pipeline.store import TileStore
-from wsi_pipeline.summary import SlideSummary
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -115,7 +100,7 @@ def score(
 
     The exit code is 0 only if every slide was scored.
     """
-    settings = ScoreConfig.resolve(
+    settings = wsi.config.ScoreConfig.resolve(
         config,
         mpp=mpp,
         allow_upsampling=allow_upsampling,
@@ -124,21 +109,23 @@ def score(
         keep_tiles=keep_tiles,
     )
     paths = _expand(slides)
-    engine = start_engine(_load_bundle(bundle), settings)
-    outcomes: dict[str, SlideSummary | Exception] = {}
+    engine = wsi.pipeline.start_engine(_load_bundle(bundle), settings)
+    outcomes: dict[str, wsi.summary.SlideSummary | Exception] = {}
     for path in paths:
-        name = file_name(path)
+        name = wsi.naming.file_name(path)
         try:
-            filing = file_slide(path, settings.names)
+            filing = wsi.naming.file_slide(path, settings.names)
             name = filing.folder
             with _progress(name) as advance:
-                outcomes[name] = score_slide(path, out, engine, settings, advance, filing=filing)
+                outcomes[name] = wsi.pipeline.score_slide(
+                    path, out, engine, settings, advance, filing=filing
+                )
         except (WsiError, OSError) as error:
             outcomes[name] = error
             _show_error(error)
     _show_outcomes(outcomes, out)
     if not all(
-        isinstance(outcome, SlideSummary) and outcome.status == "scored"
+        isinstance(outcome, wsi.summary.SlideSummary) and outcome.status == "scored"
         for outcome in outcomes.values()
     ):
         raise typer.Exit(1)
@@ -160,19 +147,21 @@ def cohort(
     Slides that are still being copied, and those scored before with this bundle and configuration,
     are left alone. The exit code is 0 only if no slide failed.
     """
-    settings = ScoreConfig.resolve(config, device=device)
+    settings = wsi.config.ScoreConfig.resolve(config, device=device)
     _load_bundle(bundle)
-    night = Cohort.prepare(inbox, out, bundle, settings, again=again)
+    night = wsi.cohort.Cohort.prepare(inbox, out, bundle, settings, again=again)
     with (
         _bars() as bars,
         night.crew() as crew,
         ThreadPoolExecutor(settings.crew.slides_at_once) as threads,
     ):
 
-        def submit(attempt: Attempt, job: Job) -> Future[Outcome]:
+        def submit(
+            attempt: wsi.cohort.Attempt, job: wsi.messages.Job
+        ) -> Future[wsi.outcome.Outcome]:
             return threads.submit(_followed, bars, attempt, job)
 
-        ended, page = score_cohort(night, crew, submit)
+        ended, page = wsi.cohort.score_cohort(night, crew, submit)
     _show_night(ended)
     typer.echo(f"The night's table: {page}")
     if any(outcome.status == "failed" for outcome in ended.outcomes):
@@ -189,10 +178,12 @@ def inspect(
     device: Device = None,
 ) -> None:
     """Show what a slide is, and what scoring it will take, before a run."""
-    settings = ScoreConfig.resolve(
+    settings = wsi.config.ScoreConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
     )
-    with Slide.open(slide, backend=settings.slide.backend, mpp=settings.slide.mpp) as opened:
+    with wsi.slide.Slide.open(
+        slide, backend=settings.slide.backend, mpp=settings.slide.mpp
+    ) as opened:
         about = Table.grid(padding=(0, 2))
         size = opened.l0_size
         millimetres = size.width * opened.mpp / 1e3, size.height * opened.mpp / 1e3
@@ -217,8 +208,8 @@ def inspect(
             ),
         )
         Console().print(about)
-        engine = build_engine(_load_bundle(bundle, warn=False), settings.engine)
-        expected = expect(opened, settings, engine)
+        engine = wsi.engine.build_engine(_load_bundle(bundle, warn=False), settings.engine)
+        expected = wsi.inspection.expect(opened, settings, engine)
     about = Table.grid(padding=(0, 2))
     about.add_row("Tissue", f"{expected.tissue_mm2:.2f} mm²")
     about.add_row("Tiles", f"{expected.n_tiles} of {expected.n_candidates} hold tissue")
@@ -230,8 +221,8 @@ def inspect(
     Console().print(about)
 
 
-@app.command("tile")
-def tile_command(
+@app.command()
+def tile(
     slide: OneSlide,
     out: Out,
     config: ConfigFile = None,
@@ -240,11 +231,11 @@ def tile_command(
     workers: Workers = None,
 ) -> None:
     """Find the tissue and store its tiles, without scoring them."""
-    settings = ScoreConfig.resolve(
+    settings = wsi.config.ScoreConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, workers=workers
     )
-    with _progress(file_name(slide)) as advance:
-        store = tile(slide, out, settings, advance)
+    with _progress(wsi.naming.file_name(slide)) as advance:
+        store = wsi.pipeline.tile(slide, out, settings, advance)
     typer.echo(f"{len(store)} tiles in {store.path}")
 
 
@@ -265,17 +256,12 @@ def quantise(
     Three quarters of the tiles serve to calibrate; on the others scores are compared with those in
     float32, and nothing is written if they are off by more than 0.01 on average.
     """
-    # Here, since it takes more than scoring does.
-    from wsi_pipeline.graphs import keep_quantised
-    from wsi_pipeline.quantise import quantise as calibrate
-    from wsi_pipeline.quantise import sample_tiles
-
-    settings = ScoreConfig.resolve(config, mpp=mpp, allow_upsampling=allow_upsampling)
+    settings = wsi.config.ScoreConfig.resolve(config, mpp=mpp, allow_upsampling=allow_upsampling)
     paths = _expand(slides)
-    model = ModelBundle.load(bundle)
-    sample = sample_tiles(paths, model.card, settings, count=tiles, seed=seed)
-    graph, cost = calibrate(model, sample, slides=len(paths), seed=seed)
-    path = keep_quantised(model, graph, cost)
+    model = wsi.bundle.ModelBundle.load(bundle)
+    sample = wsi.quantise.sample_tiles(paths, model.card, settings, count=tiles, seed=seed)
+    graph, cost = wsi.quantise.quantise(model, sample, slides=len(paths), seed=seed)
+    path = wsi.graphs.keep_quantised(model, graph, cost)
     typer.echo(
         f"{path}: scores are off by {cost.mean_error:.4f} on average, {cost.max_error:.4f} at most "
         f"({cost.checked_on} tiles)"
@@ -291,21 +277,21 @@ def heatmap(
     config: ConfigFile = None,
 ) -> None:
     """Write the outputs of a scored slide again, from its store."""
-    settings = ScoreConfig.resolve(config)
-    store = TileStore(settings.store.path(folder))
+    settings = wsi.config.ScoreConfig.resolve(config)
+    store = wsi.store.TileStore(settings.store.path(folder))
     if slide is None:
-        write_outputs(folder, store, settings, None)
+        wsi.pipeline.write_outputs(folder, store, settings, None)
     else:
         about = store.tiling["slide"]
-        with Slide.open(
-            slide, backend=about["backend"], mpp=Mpp(about["mpp"]), name=about["name"]
+        with wsi.slide.Slide.open(
+            slide, backend=about["backend"], mpp=wsi.geometry.Mpp(about["mpp"]), name=about["name"]
         ) as opened:
             if opened.digest() != about["digest"]:
                 raise ConfigError(
                     f"{slide}: this is not the slide that {folder} was scored from "
                     f"({about['name']}). Name that one, or leave --slide out."
                 )
-            write_outputs(folder, store, settings, opened)
+            wsi.pipeline.write_outputs(folder, store, settings, opened)
     typer.echo(f"Outputs of {store.tiling['slide']['name']} written again in {folder}")
 
 
@@ -318,8 +304,10 @@ def main() -> None:
         sys.exit(1)
 
 
-def _load_bundle(location: str | None, *, warn: bool = True) -> ModelBundle:
-    bundle = ModelBundle.load(location if location is not None else DEMO_BUNDLE)
+def _load_bundle(location: str | None, *, warn: bool = True) -> wsi.bundle.ModelBundle:
+    bundle = wsi.bundle.ModelBundle.load(
+        location if location is not None else wsi.bundle.DEMO_BUNDLE
+    )
     if bundle.card.demonstration and warn:
         screen.print(
             f"[yellow]Using {bundle.card.name} {bundle.card.version}, a demonstration:[/] "
@@ -337,25 +325,26 @@ def _expand(slides: list[str]) -> list[str]:
         ConfigError: if a folder holds no slide, or two slides have the same name.
 
     """
+    suffixes = wsi.slide_files.SLIDE_SUFFIXES
     paths: list[str] = []
     for location in slides:
-        if is_url(location) or not Path(location).is_dir():
+        if wsi.slide_files.is_url(location) or not Path(location).is_dir():
             paths.append(location)
             continue
         inside = sorted(
             str(path)
             for path in Path(location).iterdir()
-            if path.suffix.lower() in SLIDE_SUFFIXES and not path.name.startswith(".")
+            if path.suffix.lower() in suffixes and not path.name.startswith(".")
         )
         if not inside:
             raise ConfigError(
-                f"{location}: no slides in this folder ({', '.join(sorted(SLIDE_SUFFIXES))})."
+                f"{location}: no slides in this folder ({', '.join(sorted(suffixes))})."
             )
         paths += inside
     paths = list(dict.fromkeys(paths))
     by_folder: dict[str, str] = {}
     for path in paths:
-        folder = slide_folder(path, Path()).name
+        folder = wsi.naming.slide_folder(path, Path()).name
         # Many file systems take names that differ in case alone for one.
         if other := by_folder.get(folder.casefold()):
             raise ConfigError(
@@ -379,7 +368,7 @@ def _bars() -> Progress:
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[Advance]:
+def _progress(name: str) -> Iterator[wsi.pipeline.Progress]:
     """Show one slide's bar; yield what moves it."""
     with _bars() as bars:
         task = bars.add_task(escape(name), total=None)
@@ -390,12 +379,14 @@ def _progress(name: str) -> Iterator[Advance]:
         yield advance
 
 
-def _followed(bars: Progress, attempt: Attempt, job: Job) -> Outcome:
+def _followed(
+    bars: Progress, attempt: wsi.cohort.Attempt, job: wsi.messages.Job
+) -> wsi.outcome.Outcome:
     """Score a slide of a night under a bar of its own, which its outcome replaces."""
     task = bars.add_task(escape(job.filing.name), total=None)
 
-    def moved(event: Event) -> None:
-        if isinstance(event, messages.Progress):
+    def moved(event: wsi.messages.Event) -> None:
+        if isinstance(event, wsi.messages.Progress):
             bars.update(task, completed=event.done, total=event.total)
 
     outcome = attempt(job, moved)
@@ -416,7 +407,7 @@ def _show_error(error: WsiError | OSError) -> None:
     screen.print(f"[bold red]error:[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
-def _show_outcomes(outcomes: dict[str, SlideSummary | Exception], out: Path) -> None:
+def _show_outcomes(outcomes: dict[str, wsi.summary.SlideSummary | Exception], out: Path) -> None:
     table = Table()
     for heading in ("slide", "outcome", "tiles", "cellularity of the tissue", "heatmap"):
         # Whole names and paths, on several lines if need be: they are there to be copied.
@@ -437,7 +428,7 @@ def _show_outcomes(outcomes: dict[str, SlideSummary | Exception], out: Path) -> 
     Console().print(table)
 
 
-def _show_night(night: Night) -> None:
+def _show_night(night: wsi.night.Night) -> None:
     table = Table()
     for heading in ("slide", "outcome", "cellularity of the tissue", "why"):
         table.add_column(heading, overflow="fold")

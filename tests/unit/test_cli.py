@@ -3,12 +3,13 @@
 import errno
 import logging
 import os
+import subprocess
 import sys
 
 import pytest
 import yaml
 
-from wsi_pipeline import cli
+from wsi_pipeline import bundle, cli, pipeline
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.store import TileStore
 
@@ -249,14 +250,14 @@ def test_a_configuration_that_cannot_be_read(wsi, tmp_path):
 def test_a_slide_that_must_not_be_read(wsi, make_slide, tissue, monkeypatch):
     """The tests may run as root, whom no permission stops."""
     secret, public = (make_slide(tissue, name=name) for name in ("a.tif", "b.tif"))
-    score_slide = cli.score_slide
+    score_slide = pipeline.score_slide
 
     def guarded(path, *arguments, **options):
         if path == str(secret):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return score_slide(path, *arguments, **options)
 
-    monkeypatch.setattr(cli, "score_slide", guarded)
+    monkeypatch.setattr(pipeline, "score_slide", guarded)
     code, out, err = wsi("score", secret, public)
     assert code == 1
     assert errors_of(err) == [f"error: {secret}: Permission denied."]
@@ -291,7 +292,7 @@ def test_the_demonstration_model_says_what_it_is(
     tiny = ModelBundle.load(tiny_bundle)
     card = tiny.card.model_copy(update={"demonstration": True})
     ModelBundle.of(tiny.network(), card).save(tmp_path / "demo")
-    monkeypatch.setattr(cli, "DEMO_BUNDLE", tmp_path / "demo")
+    monkeypatch.setattr(bundle, "DEMO_BUNDLE", tmp_path / "demo")
     without_bundle = wsi.common["score"][:-2]
     slide = make_slide(tissue, name="a.tif")
     code, _, err = wsi("score", slide, replaced=without_bundle)
@@ -316,3 +317,20 @@ def test_a_wrong_option_is_a_matter_of_usage(wsi):
     code, _, err = wsi("score", "a.svs", "--outt", "b", replaced=[])
     assert code == 2
     assert "--out" in " ".join(err)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["score"]])
+def test_help_and_mistakes_do_not_wait_for_libraries(arguments):
+    """Of the pipeline, the command by itself imports its errors alone."""
+    code = (
+        "import sys; from wsi_pipeline import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: print(*sorted(sys.modules), sep='\\n')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    imported = ended.stdout.splitlines()
+    ours = {name for name in imported if name.startswith("wsi_pipeline")}
+    assert ours == {"wsi_pipeline", "wsi_pipeline.cli", "wsi_pipeline.errors"}
+    assert not {"numpy", "torch", "zarr"} & set(imported)

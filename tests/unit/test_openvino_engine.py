@@ -1,10 +1,12 @@
 """OpenVINO against torch in float32, and the files that its graphs are kept in."""
 
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from tests.engines import assert_batch_mates_do_not_matter
 from wsi_pipeline import graphs
@@ -133,6 +135,28 @@ def test_a_graph_is_exported_once(bundle, monkeypatch):
     first = exported(bundle)
     monkeypatch.setattr(graphs, "export", None)
     assert exported(bundle) == first
+
+
+def test_a_kept_graph_is_scored_without_torch(bundle, tiny_bundle, section, make_slide, tmp_path):
+    """torch, and what builds networks, take seconds to import and half a gigabyte."""
+    exported(bundle)
+    settings = {"grid": {"tile_px": 64, "stride_px": 64}, "engine": {"runtime": "openvino"}}
+    config = tmp_path / "score.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    slide = make_slide(section.rgb[:512, :512].copy())
+    code = (
+        "import sys; from wsi_pipeline import cli\n"
+        "try: cli.app()\n"
+        "except SystemExit as end: print('ended', end.code, *sys.modules)"
+    )
+    options = ["--bundle", tiny_bundle, "--config", config, "--out", tmp_path, "--device", "cpu"]
+    command = [sys.executable, "-c", code, "score", slide, *options]
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    _, _, ended = run.stdout.rpartition("ended ")
+    exit_code, *modules = ended.split()
+    assert exit_code == "0", run.stderr
+    assert "openvino" in modules
+    assert not {"torch", "torchvision", "timm", "segmentation_models_pytorch"} & set(modules)
 
 
 def test_a_damaged_graph_is_made_anew(bundle, own_cache, monkeypatch):
