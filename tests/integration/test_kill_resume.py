@@ -5,11 +5,8 @@ forked from a server that has imported everything, so that the whole of its life
 """
 
 import logging
-import multiprocessing
 import random
-import signal
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import cv2
 import pytest
 import yaml
 
+from tests.killing import run_and_kill, server_of
 from tests.outputs import MIDDLE, assert_same, stage_of
 from wsi_pipeline import cli
 from wsi_pipeline.store import TileStore
@@ -30,15 +28,7 @@ KILL = "seed %d: killed after %.2f of %.2f s: %s, %d tiles scored"
 
 @pytest.fixture(scope="module")
 def server():
-    """Processes that start in milliseconds, with one thread each."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["wsi_pipeline.cli"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        first = context.Process(target=int)
-        first.start()
-        first.join()
-    return context
+    return server_of("wsi_pipeline.cli")
 
 
 @pytest.fixture
@@ -60,15 +50,7 @@ def run(server, command, monkeypatch, caplog):
 
     def run(out: Path, *options: str, kill_after: float | None = None) -> float:
         monkeypatch.setattr(sys, "argv", ["wsi", *command, "--out", str(out), *options])
-        process = server.Process(target=cli.main)
-        start = time.perf_counter()
-        process.start()
-        process.join(kill_after)
-        if kill_after is not None:
-            process.kill()
-            process.join()
-        assert process.exitcode in ({0} if kill_after is None else {0, -signal.SIGKILL})
-        return time.perf_counter() - start
+        return run_and_kill(server.Process(target=cli.main), kill_after)
 
     return run
 

@@ -6,16 +6,14 @@ are forked from a server that has imported everything, so that the whole of thei
 
 import json
 import logging
-import multiprocessing
 import random
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from tests.killing import run_and_kill, server_of
 from training import reg, seg
 from training.fit import trained_weights
 
@@ -27,15 +25,7 @@ KILLS = 2
 
 @pytest.fixture(scope="module")
 def server():
-    """Processes that start in milliseconds, with one thread each."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.reg"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        first = context.Process(target=int)
-        first.start()
-        first.join()
-    return context
+    return server_of("training.reg")
 
 
 @pytest.fixture
@@ -44,15 +34,7 @@ def command(server, tmp_path, caplog):
     caplog.set_level(logging.INFO)  # shown if the test fails
 
     def run(stage, arguments: list[str], *, kill_after: float | None = None) -> float:
-        process = server.Process(target=stage.main, args=(arguments,))
-        start = time.perf_counter()
-        process.start()
-        process.join(kill_after)
-        if kill_after is not None:
-            process.kill()
-            process.join()
-        assert process.exitcode in ({0} if kill_after is None else {0, -signal.SIGKILL})
-        return time.perf_counter() - start
+        return run_and_kill(server.Process(target=stage.main, args=(arguments,)), kill_after)
 
     return run
 
