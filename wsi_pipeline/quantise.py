@@ -144,13 +144,21 @@ def _calibrated(graph: Graph, tiles: NDArray[np.uint8], *, float32_share: float)
         if operation.get_type_name() in ("Convolution", "GroupConvolution")
     ]
     kept = convolutions[: round(float32_share * len(convolutions))]
+    # The classes' shares are means of masks of 0 and 1. Where a class never fills the pixels that
+    # ranges are taken from, its range ends below 1, and its share would be that much too small.
+    shares = [
+        operation.get_friendly_name()
+        for operation in model.get_ordered_ops()
+        if operation.get_type_name() == "ReduceMean"
+        and operation.input_value(0).get_node().get_type_name() == "Convert"
+    ]
     return Graph.of(
         nncf.quantize(
             model,
             nncf.Dataset(tiles, lambda tile: tile[None]),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(tiles),
-            ignored_scope=nncf.IgnoredScope(names=kept),
+            ignored_scope=nncf.IgnoredScope(names=[*kept, *shares]),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=nncf.OverflowFix.ENABLE
             ),
