@@ -28,7 +28,7 @@ KILL = "seed %d: killed after %.2f of %.2f s: %s, %d tiles scored"
 
 @pytest.fixture(scope="module")
 def server():
-    return server_of("wsi_pipeline.cli")
+    return server_of("wsi_pipeline.pipeline", "wsi_pipeline.torch_engine", "wsi_pipeline.weights")
 
 
 @pytest.fixture
