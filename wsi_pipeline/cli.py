@@ -62,10 +62,20 @@ KeepTiles = Annotated[
 ]
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(wsi.__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _setup(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the log on the screen.")
+    ] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     # The handler's level, not the loggers': a run's log file has them pass on more.

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import yaml
@@ -317,6 +318,10 @@ def test_a_wrong_option_is_a_matter_of_usage(wsi):
     code, _, err = wsi("score", "a.svs", "--outt", "b", replaced=[])
     assert code == 2
     assert "--out" in " ".join(err)
+
+
+def test_the_version(wsi):
+    assert wsi("--version", replaced=[])[:2] == (0, version("wsi-pipeline"))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["score"]])
