@@ -90,10 +90,9 @@ class Bench:
             calibration(self.bundle)
         except ConfigError:
             log.info("Quantising %s", self.bundle.card.name)
-            tiles = sample_tiles(
-                [str(slide.path)], self.bundle.card, ScoreConfig(), count=CALIBRATED_ON, seed=0
-            )
+            locations, card = [str(slide.path)], self.bundle.card
             try:
+                tiles = sample_tiles(locations, card, ScoreConfig(), count=CALIBRATED_ON, seed=0)
                 keep_in_8_bits(self.bundle, tiles, slides=1, trained=self.trained)
             except WsiError as error:
                 log.warning("No graph in 8 bits: %s", error)
@@ -198,11 +197,13 @@ class Bench:
                 best, best_s = setting, run.cost.wall_s
         return best, tried
 
-    def agreement(self, settings: dict[Peer, tuple[Path, Setting]], slide: BigSlide) -> list[Run]:
+    def agreement(
+        self, settings: dict[Peer, tuple[Path, Setting]], slide: BigSlide, calibrate_on: BigSlide
+    ) -> list[Run]:
         """Score a small slide with a model that was trained: ours first, then everybody."""
         demo = demonstration(self.folder)
         bench = replace(self, bundle=demo, models=export(demo, self.folder), trained=True)
-        bench.quantise(slide)
+        bench.quantise(calibrate_on)
         ours = [bench.run_ours(way, slide, "agreement") for way in OURS]
         tiles = list(ours[0].scores or ())
         if not tiles:
@@ -295,7 +296,7 @@ def main(
         ]
         if peer.finds_tissue:
             runs.append(bench.run_peer(peer, python, setting, slides[-1], None))
-    trained = [] if bundle else bench.agreement(settings, big_slide(folder, 1))
+    trained = [] if bundle else bench.agreement(settings, big_slide(folder, 1), slides[-1])
     write(bench, slides, runs, tried, trained, described)
 
 
