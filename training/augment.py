@@ -4,7 +4,7 @@ A *sample* is uint8 [H, W, 4]: red, green, blue and the truth as ``training.data
 Geometry moves all four channels together; colour touches the first three.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
@@ -17,6 +17,15 @@ Sample = NDArray[np.uint8]
 
 Shrink = Literal[1, 2, 4, 8]
 """How many pixels of a picture, each way, are averaged to one that the network sees."""
+
+Shrunk = Annotated[
+    Shrink,
+    Field(
+        description="the network sees pictures at so many times their 0.5 µm/px; all other sizes "
+        "in this file are of pictures",
+    ),
+]
+"""It, as a stage's configuration has it."""
 
 
 class AugmentConfig(BaseModel):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from training.augment import AugmentConfig, Shrink
+from training.augment import AugmentConfig, Shrunk
 from training.data import Data, cellularity, under
 from training.data.breastpathq import ChallengePart
 from training.data.generated import GeneratedData
@@ -83,11 +83,7 @@ class RegConfig(BaseModel):
         description="source of ImageNet weights for the regression backbone (see "
         "training.pretrained); null is the paper's Kaiming normal",
     )
-    shrink: Shrink = Field(
-        default=1,
-        description="the network sees pictures at so many times their 0.5 µm/px; all other sizes "
-        "in this file are of pictures",
-    )
+    shrink: Shrunk = 1
     augment: AugmentConfig = AugmentConfig(
         turns="flips and rotations", brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05
     )

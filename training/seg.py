@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from training.augment import AugmentConfig, Shrink
+from training.augment import AugmentConfig, Shrunk
 from training.data import Data, under
 from training.data.generated import GeneratedData
 from training.data.views import Batch, training_batches, validation_batches
@@ -46,11 +46,7 @@ class SegConfig(BaseModel):
     imagenet: str | None = Field(
         default="timm", description="source of ImageNet weights (see training.pretrained)"
     )
-    shrink: Shrink = Field(
-        default=1,
-        description="the network sees pictures at so many times their 0.5 µm/px; all other sizes "
-        "in this file are of pictures",
-    )
+    shrink: Shrunk = 1
     augment: AugmentConfig = AugmentConfig(scale=(0.8, 1.2), crop=256, turns="flips")
     learning_rate: float = Field(default=0.01, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
