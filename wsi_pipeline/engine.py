@@ -226,11 +226,12 @@ class BatchEngine(ABC):
     """What all engines share: batches of one shape, the views of a tile, and their average."""
 
     def __init__(
-        self, bundle: ModelBundle, config: EngineConfig, execution: Execution, batch_size: int
+        self, bundle: ModelBundle, config: EngineConfig, runtime: Runtime, batch_size: int
     ) -> None:
         self.bundle = bundle
         self.config = config
-        self.execution = execution
+        machine = machine_execution(config.model_copy(update={"runtime": runtime}))
+        self.execution = of_bundle(bundle, machine)
         self.batch_size = batch_size
         self.busy_s = 0.0
         guided = bundle.card.architecture.segmentation_backbone is not None

@@ -12,14 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import (
-    CPU_BATCH,
-    BatchEngine,
-    BatchOutput,
-    EngineConfig,
-    machine_execution,
-    of_bundle,
-)
+from wsi_pipeline.engine import CPU_BATCH, BatchEngine, BatchOutput, EngineConfig
 from wsi_pipeline.execution import Precision
 from wsi_pipeline.graphs import Graph, exported, import_openvino, quantised
 
@@ -47,11 +40,10 @@ class OpenVinoEngine(BatchEngine):
                 is damaged or another bundle's.
 
         """
-        machine = machine_execution(config.model_copy(update={"runtime": "openvino"}))
-        execution = of_bundle(bundle, machine)
-        super().__init__(bundle, config, execution, config.batch_size or CPU_BATCH)
+        super().__init__(bundle, config, "openvino", config.batch_size or CPU_BATCH)
         if graph is None:
-            graph = quantised(bundle) if execution.precision == "int8" else exported(bundle)
+            in_8_bits = self.execution.precision == "int8"
+            graph = quantised(bundle) if in_8_bits else exported(bundle)
         self._queue = self._start(graph)
 
     def _run(self, batches: Iterable[NDArray[np.uint8]]) -> list[BatchOutput]:

@@ -15,15 +15,7 @@ from torch import Tensor
 
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.device import choose_device
-from wsi_pipeline.engine import (
-    CPU_BATCH,
-    GPU_BATCH,
-    BatchEngine,
-    BatchOutput,
-    EngineConfig,
-    machine_execution,
-    of_bundle,
-)
+from wsi_pipeline.engine import CPU_BATCH, GPU_BATCH, BatchEngine, BatchOutput, EngineConfig
 from wsi_pipeline.network import Prediction, class_fractions
 
 log = logging.getLogger(__name__)
@@ -45,9 +37,7 @@ class TorchEngine(BatchEngine):
         """
         self.device = torch.device(choose_device(config.device))
         default = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
-        machine = machine_execution(config.model_copy(update={"runtime": "torch"}))
-        execution = of_bundle(bundle, machine)
-        super().__init__(bundle, config, execution, config.batch_size or default)
+        super().__init__(bundle, config, "torch", config.batch_size or default)
         self._network = bundle.network().to(self.device).eval()
         self._network = self._network.to(memory_format=torch.channels_last)
         self._on_gpu: GpuBatches | None = None
