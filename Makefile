@@ -14,7 +14,7 @@ demo: .venv/installed $(SAMPLE)
 	@echo "The figures:           demo/results/cmu-1-small-region/summary.json"
 
 test: .venv/installed lint
-	$(PY) -m pytest -m "not long and not gpu" --numprocesses 2 --dist loadfile
+	$(PY) -m pytest -m "not long and not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	.venv/bin/ruff check .
