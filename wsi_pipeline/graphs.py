@@ -18,7 +18,7 @@ import os
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -97,9 +97,8 @@ class Graph:
 
     def model(self) -> "openvino.Model":
         """Make a model of it, for batches of any size."""
-        openvino = import_openvino()
-        weights = openvino.Tensor(np.frombuffer(self.weights, np.uint8))
-        return openvino.Core().read_model(self.xml, weights)
+        weights = import_openvino().Tensor(np.frombuffer(self.weights, np.uint8))
+        return core().read_model(self.xml, weights)
 
 
 def openvino_is_installed() -> bool:
@@ -124,6 +123,21 @@ def import_openvino() -> Any:  # noqa: ANN401
             "`engine.runtime: torch`."
         ) from error
     return openvino
+
+
+@cache
+def core() -> Any:  # noqa: ANN401
+    """Return OpenVINO's core, one for the life of the process.
+
+    Each core gives its thread another stack for signals. Of two that end in the order in which they
+    began, the second puts the first one's stack back, which is gone: the next signal that Python
+    handles, a night's cancellation for one, would be a segmentation fault.
+
+    Raises:
+        ConfigError: if OpenVINO is not installed.
+
+    """
+    return import_openvino().Core()
 
 
 def exported(bundle: ModelBundle) -> Graph:

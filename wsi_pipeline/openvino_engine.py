@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.engine import CPU_BATCH, BatchEngine, BatchOutput, EngineConfig
 from wsi_pipeline.execution import Precision
-from wsi_pipeline.graphs import Graph, exported, import_openvino, quantised
+from wsi_pipeline.graphs import Graph, core, exported, import_openvino, quantised
 
 _HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 """What is left to choose of a graph: in 8 bits, for the layers that were not quantised."""
@@ -66,7 +66,7 @@ class OpenVinoEngine(BatchEngine):
         model.reshape([self.batch_size, side, side, 3])
         if not self._with_fractions:
             model = openvino.Model([model.get_results()[0]], model.get_parameters())
-        compiled = openvino.Core().compile_model(
+        compiled = core().compile_model(
             model,
             "CPU",
             {

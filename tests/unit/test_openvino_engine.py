@@ -159,6 +159,26 @@ def test_a_kept_graph_is_scored_without_torch(bundle, tiny_bundle, section, make
     assert not {"torch", "torchvision", "timm", "segmentation_models_pytorch"} & set(modules)
 
 
+def test_a_signal_after_engines_are_gone_is_handled(bundle, tiny_bundle):
+    """Else it is a segmentation fault, in whatever the process does next."""
+    exported(bundle)
+    code = (
+        "import signal, sys\n"
+        "from wsi_pipeline.bundle import ModelBundle\n"
+        "from wsi_pipeline.engine import EngineConfig, build_engine\n"
+        "config = EngineConfig(device='cpu', runtime='openvino', precision='float32')\n"
+        "bundle = ModelBundle.load(sys.argv[1])\n"
+        "first, second = build_engine(bundle, config), build_engine(bundle, config)\n"
+        "del first\n"
+        "del second\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('handled'))\n"
+        "signal.raise_signal(signal.SIGTERM)"
+    )
+    command = [sys.executable, "-c", code, str(tiny_bundle)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
+
+
 def test_a_damaged_graph_is_made_anew(bundle, own_cache, monkeypatch):
     kept = Graph(b"<net/>", b"0" * 100)
     monkeypatch.setattr(graphs, "export", lambda _bundle: kept)
