@@ -1,7 +1,7 @@
 """Fixtures that several tests share: the real slides, and small slides made on the spot."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,14 @@ def tissue_like() -> Callable[..., NDArray[np.uint8]]:
 def section() -> Patch:
     """A small section of generated tissue on glass, 1024 × 1024 px at 0.5 µm/px, with its truth."""
     return generate_region(0, 1024)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep exported graphs out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
