@@ -81,11 +81,12 @@ def section() -> Patch:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_of_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep exported graphs out of the user's cache."""
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of graphs for the tests alone, and not the user's."""
+    folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

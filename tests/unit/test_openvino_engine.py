@@ -30,14 +30,6 @@ def engine_of(bundle, **settings):
     return build_engine(bundle, EngineConfig(**settings))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache for these tests alone, and not the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """A path for a cache that is empty yet."""

@@ -28,14 +28,6 @@ INT8 = EngineConfig(device="cpu", precision="int8")
 GRAPH = Graph(b"<net/>", b"0")
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    """A cache for these tests alone, and not the user's."""
-    folder = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    return folder
-
-
 @pytest.fixture
 def bundle(tiny_bundle, tmp_path):
     ModelBundle.load(tiny_bundle).save(tmp_path / "bundle")
