@@ -1,0 +1,59 @@
+"""Text that came from elsewhere, made fit to be shown.
+
+A slide's file name, a model's card, a configuration, what a library says of a damaged file: all of
+it may have been written by somebody else, to steer a terminal, to fake a line of a log, to be run
+by a spreadsheet or to be a link on a page. Files keep such text as it is; wherever a person or a
+program reads it, it goes through here.
+"""
+
+import logging
+import re
+
+_UNFIT = "\N{REPLACEMENT CHARACTER}"
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]#+.!|~:@$^=-])")
+"""What starts markup in CommonMark and GitHub's dialect: its tables, links without brackets, and
+formulas too."""
+
+_FORMULA = re.compile(r"""(^|;)(?=[\s"']*[=+\-@＝＋－＠])""")
+"""Where a cell would begin with what a spreadsheet takes for a formula. Where commas are decimal
+signs, a spreadsheet splits lines at semicolons, those within quotes included."""
+
+
+def shown(text: object) -> str:
+    """Return a text on one line, without characters that steer terminals or turn the writing."""
+    return "".join(map(_fit, str(text)))
+
+
+def shown_lines(text: object) -> str:
+    """Return a text of several lines, such as a traceback, without those characters."""
+    return "\n".join(map(shown, str(text).split("\n")))
+
+
+def markdown(text: object) -> str:
+    """Return a text on one line that Markdown and HTML show as it is."""
+    plain = shown(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN.sub(r"\\\1", plain)
+
+
+def spreadsheet_cell(text: object) -> str:
+    """Return a text on one line for a CSV, of which no spreadsheet makes a formula."""
+    return _FORMULA.sub(r"\1'", shown(text))
+
+
+class ShownFormatter(logging.Formatter):
+    """Formats records such that no message can steer a terminal, or pose as further records."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the record on one line."""
+        return shown(super().formatMessage(record))
+
+    def formatException(self, ei: object) -> str:  # noqa: N802 - logging's name
+        """Return the traceback."""
+        return shown_lines(super().formatException(ei))  # type: ignore[arg-type]
+
+
+def _fit(letter: str) -> str:
+    if letter.isprintable():
+        return letter
+    return " " if letter.isspace() else _UNFIT
