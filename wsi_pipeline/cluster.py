@@ -64,11 +64,6 @@ class Cluster:
             ClusterError: if no scheduler answers, or workers are missing or do not fit.
 
         """
-        if config.coarse is not None:
-            raise ConfigError(
-                "`engine.coarse` is not for a cluster: its workers hold one model each. Leave out "
-                "either `cluster` or `engine.coarse`."
-            )
         self.bundle = bundle
         self.config = config
         self.busy_s = 0.0

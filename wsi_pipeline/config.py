@@ -31,10 +31,7 @@ class SlideConfig(BaseModel):
     """Overrides what files say of their level-0 pixel size, in µm."""
 
 
-NOT_DECIDING: dict[str, Any] = {
-    **dict.fromkeys(("workers", "store", "cluster", "crew", "inbox", "digest_cache"), True),
-    "engine": {"coarse": True},  # models are known by their digests: it is in the `Execution`
-}
+NOT_DECIDING = {"workers", "store", "cluster", "crew", "inbox", "digest_cache"}
 """What says where and how the work is done, and not what comes out of it."""
 
 

@@ -10,54 +10,22 @@ torch in float32 is the reference that all else is checked against.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.device import choose_device, choose_precision, kind_of
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.execution import Execution, FirstPass, Precision, Runtime
+from wsi_pipeline.execution import Execution, Precision, Runtime
 from wsi_pipeline.graphs import calibration, import_openvino, openvino_is_installed
 from wsi_pipeline.store import Scores
 
 CPU_BATCH, GPU_BATCH = 1, 64
 """Measured: on a CPU a batch of 4 takes 1.5 times as long for each tile, since its features leave
 the caches; a GPU wants to be filled."""
-
-
-class CoarseConfig(BaseModel):
-    """A first pass over all tiles by a small model; see `wsi_pipeline.coarse`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    bundle: str
-    """The small model: a folder, or hf://owner/name."""
-    refine_from: float = Field(default=0.01, ge=0, le=1)
-    """Tiles to which it gives less keep its score."""
-    refine_to: float = Field(default=1.0, ge=0, le=1)
-    """So do those to which it gives more."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.refine_from > self.refine_to:
-            raise ValueError("refine_from is above refine_to, so that nothing would be refined")
-        return self
-
-    def leaves_open(self, cellularity: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which coarse scores call for the large model, bool [n]."""
-        return (cellularity >= self.refine_from) & (cellularity <= self.refine_to)
-
-    def first_pass(self, bundle: ModelBundle, execution: Execution) -> FirstPass:
-        """Say what of the first pass decides scores: the small model, and how it is run."""
-        return FirstPass(
-            bundle=bundle.digest,
-            graph=execution.graph,
-            refine_from=self.refine_from,
-            refine_to=self.refine_to,
-        )
 
 
 class EngineConfig(BaseModel):
@@ -78,8 +46,6 @@ class EngineConfig(BaseModel):
     """8 averages over rotations and reflections, eight times as slow, and gives their deviation."""
     class_fractions: bool = True
     """Whether tiles get their shares of tissue classes; without, the decoder is not run."""
-    coarse: CoarseConfig | None = None
-    """A small model that spares this one most tiles; None scores all of them fully."""
 
 
 class Engine(Protocol):
@@ -123,8 +89,6 @@ def build_engine(bundle: ModelBundle, config: EngineConfig) -> Engine:
         BundleError: if the bundle does not hold its network's weights.
 
     """
-    if config.coarse is not None:
-        return _coarse_to_fine(bundle, config, config.coarse)
     # Here, since each knows this module; and torch, which takes seconds to import, is needed by its
     # own engine alone.
     if machine_execution(config).runtime == "openvino":
@@ -136,34 +100,15 @@ def build_engine(bundle: ModelBundle, config: EngineConfig) -> Engine:
     return TorchEngine(bundle, config)
 
 
-def _coarse_to_fine(bundle: ModelBundle, config: EngineConfig, coarse: CoarseConfig) -> Engine:
-    from wsi_pipeline.coarse import CoarseToFine
-
-    small = ModelBundle.load(coarse.bundle)
-    same_classes = small.card.architecture.classes == bundle.card.architecture.classes
-    alone = config.model_copy(update={"coarse": None})
-    first = alone.model_copy(
-        update={"views": 1, "class_fractions": alone.class_fractions and same_classes}
-    )
-    return CoarseToFine(build_engine(small, first), build_engine(bundle, alone), coarse)
-
-
 def execution_of(bundle: ModelBundle, config: EngineConfig) -> Execution:
     """Say how a model would be run on this machine.
 
     Raises:
         ConfigError: if it cannot be run here as configured.
-        BundleError: if its graph in 8 bits is damaged or another bundle's, or the small model of a
-            first pass cannot be loaded.
+        BundleError: if its graph in 8 bits is damaged or another bundle's.
 
     """
-    machine = machine_execution(config)
-    execution = of_bundle(bundle, machine)
-    if config.coarse is None:
-        return execution
-    small = ModelBundle.load(config.coarse.bundle)
-    first_pass = config.coarse.first_pass(small, of_bundle(small, machine))
-    return execution.model_copy(update={"coarse": first_pass})
+    return of_bundle(bundle, machine_execution(config))
 
 
 def machine_execution(config: EngineConfig) -> Execution:
@@ -256,7 +201,6 @@ class BatchEngine(ABC):
             cellularity=score.mean(0),
             cellularity_std=deviation,
             class_fraction=fraction,
-            cellularity_coarse=np.full(n_tiles, np.nan, np.float32),
         )
 
     @abstractmethod

@@ -10,7 +10,6 @@ Layout (N tissue tiles; all arrays are sharded or chunked alike, S tiles to a sh
     cellularity     float32 [N]                  NaN is "not scored"
     cellularity_std float32 [N]                  NaN unless several views were scored
     class_fraction  float32 [N, classes]
-    cellularity_coarse float32 [N]               of the first pass, see `wsi_pipeline.coarse`
     state           uint8   [N]                  see `TileState`
 
 A shard of tiles is the unit of work. Its writer writes the data first and the shard's `state` last,
@@ -74,7 +73,7 @@ from wsi_pipeline.grid import TileGrid
 from wsi_pipeline.slide_files import is_url
 from wsi_pipeline.tiles import TileTable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MAX_SHARD_TILES = 64
 MIN_SHARD_TILES = 8
@@ -89,7 +88,7 @@ NO_CHUNK = (1 << 64) - 1
 
 SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 
-_SCORES = ("cellularity", "cellularity_std", "class_fraction", "cellularity_coarse")
+_SCORES = ("cellularity", "cellularity_std", "class_fraction")
 
 _ROOT_METADATA = "zarr.json"
 """Of a group or an array; in an object store its presence says that all else is there."""
@@ -164,14 +163,12 @@ class Scores:
         cellularity: float32 [n], 0 to 1.
         cellularity_std: float32 [n], over views; NaN if there was one.
         class_fraction: float32 [n, classes], shares of the tile's area; NaN without segmentation.
-        cellularity_coarse: float32 [n], of a first pass by a small model; NaN if there was none.
 
     """
 
     cellularity: NDArray[np.float32]
     cellularity_std: NDArray[np.float32]
     class_fraction: NDArray[np.float32]
-    cellularity_coarse: NDArray[np.float32]
 
 
 def digest_of(value: Mapping[str, Any]) -> str:
@@ -526,7 +523,7 @@ class TileStore:
             self._arrays.pop(name, None)
         n_tiles = len(self)
         per_shard = self._array("state").chunks[0]
-        for name in ("cellularity", "cellularity_std", "cellularity_coarse"):
+        for name in ("cellularity", "cellularity_std"):
             _per_tile(self._group, name, (n_tiles,), per_shard)
         _per_tile(self._group, "class_fraction", (n_tiles, n_classes), per_shard)
         self._group.update_attributes({"scoring": dict(scoring), "scoring_digest": digest})
@@ -586,7 +583,6 @@ class TileStore:
             cellularity=np.asarray(self._array("cellularity")[:], np.float32),
             cellularity_std=np.asarray(self._array("cellularity_std")[:], np.float32),
             class_fraction=np.asarray(self._array("class_fraction")[:], np.float32),
-            cellularity_coarse=np.asarray(self._array("cellularity_coarse")[:], np.float32),
         )
 
     def _set_scores_aside(self) -> None:

@@ -94,8 +94,6 @@ class TileCounts(_Record):
     unreadable: int
     padded: int
     """Tissue tiles that reach beyond the slide."""
-    coarse: int
-    """Tiles whose score is that of the small model of a first pass."""
 
 
 class Histogram(_Record):
@@ -201,7 +199,6 @@ def summarise(
             scored=int(table.scored.sum()),
             unreadable=unreadable_tiles,
             padded=int((table.inside < 1).sum()),
-            coarse=int((table.cellularity == table.cellularity_coarse).sum()),
         ),
         coverage=coverage,
         cellularity=_cellularity(table, cell_um) if reason is None else None,

@@ -13,7 +13,6 @@ Columns of ``tiles.parquet`` (a missing value is a null, never NaN):
 ``pen_fraction``     float32 share of the tile under pen ink, 0 to 1
 ``cellularity``      float32 the score, 0 to 1; null where the tile was not scored
 ``cellularity_std``  float32 standard deviation over views; null unless several were scored
-``cellularity_coarse`` float32 of the first pass, where a small model made one over all tiles
 ``fraction_<class>`` float32 share of the tile that the network gave to each class; may be null
 ==================== ======= ====================================================================
 """
@@ -49,7 +48,6 @@ class TileTable:
         cellularity: float32 [N], 0 to 1, NaN where not scored.
         cellularity_std: float32 [N], NaN unless several views were scored.
         class_fraction: float32 [N, classes], NaN where not scored.
-        cellularity_coarse: float32 [N], of a first pass by a small model; NaN if there was none.
 
     """
 
@@ -62,7 +60,6 @@ class TileTable:
     cellularity: NDArray[np.float32]
     cellularity_std: NDArray[np.float32]
     class_fraction: NDArray[np.float32]
-    cellularity_coarse: NDArray[np.float32]
 
     @classmethod
     def empty(cls, n_classes: int) -> Self:
@@ -78,7 +75,6 @@ class TileTable:
             cellularity=none,
             cellularity_std=none,
             class_fraction=np.zeros((0, n_classes), np.float32),
-            cellularity_coarse=none,
         )
 
     def __len__(self) -> int:
@@ -121,7 +117,6 @@ def write_parquet(
         ("pen_fraction", table.pen, "share of the tile under pen ink, 0 to 1"),
         ("cellularity", table.cellularity, "score, 0 to 1; null: not scored"),
         ("cellularity_std", table.cellularity_std, "standard deviation over views"),
-        ("cellularity_coarse", table.cellularity_coarse, "score of the first, coarse pass"),
     ]
     columns += [
         (f"{_CLASS_PREFIX}{name}", table.class_fraction[:, index], f"share of {name}, 0 to 1")
@@ -164,7 +159,6 @@ def read_parquet(path: Path) -> tuple[TileTable, dict[str, Any]]:
         cellularity=column("cellularity"),
         cellularity_std=column("cellularity_std"),
         class_fraction=np.column_stack([column(name) for name in class_columns]),
-        cellularity_coarse=column("cellularity_coarse"),
     )
     metadata: dict[str, Any] = json.loads(stored.schema.metadata[_METADATA_KEY])
     return table, metadata

@@ -29,7 +29,7 @@ SUMMARY = SlideSummary(
     status="scored",
     reason=None,
     tissue_area_mm2=12.345,
-    tiles=TileCounts(grid=2000, tissue=1234, scored=1230, unreadable=4, padded=3, coarse=0),
+    tiles=TileCounts(grid=2000, tissue=1234, scored=1230, unreadable=4, padded=3),
     coverage=0.9968,
     cellularity=Cellularity(
         mean=0.2345,

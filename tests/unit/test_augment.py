@@ -6,7 +6,6 @@ import pytest
 from training.augment import AugmentConfig, shrunk
 from training.data.picture import Picture, pack
 from training.data.views import Views, validation_batches
-from wsi_pipeline.coarse import shrunk as shrunk_tiles
 
 
 @pytest.mark.parametrize("by", [2, 4, 8])
@@ -18,9 +17,6 @@ def test_colours_are_averaged_and_truth_is_picked(section, by):
     means = blocks[..., :3].mean((1, 3), dtype=np.float64)
     np.testing.assert_allclose(small[..., :3], means, atol=0.5)
     np.testing.assert_array_equal(small[..., 3], blocks[:, by // 2, :, by // 2, 3])
-    # As the pixels come to a model on slides.
-    tile = np.ascontiguousarray(sample[None, ..., :3])
-    np.testing.assert_array_equal(small[..., :3], shrunk_tiles(tile, side)[0])
 
 
 def test_views_keep_the_cellularity_of_all_pixels(section):

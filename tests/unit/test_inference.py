@@ -29,7 +29,6 @@ class Means:
             cellularity=(rgb.mean((1, 2, 3)) / 255).astype(np.float32),
             cellularity_std=none,
             class_fraction=np.zeros((len(rgb), 4), np.float32),
-            cellularity_coarse=none,
         )
 
 

@@ -42,7 +42,7 @@ def summary(*, mean: float | None = 0.342, demonstration: bool = False, flags=()
         status="refused" if mean is None else "scored",
         reason=None if mean is not None else "Only 3 % of the tissue could be read.",
         tissue_area_mm2=27.4,
-        tiles=TileCounts(grid=900, tissue=412, scored=400, unreadable=12, padded=3, coarse=0),
+        tiles=TileCounts(grid=900, tissue=412, scored=400, unreadable=12, padded=3),
         coverage=0.97,
         cellularity=None
         if mean is None

@@ -83,7 +83,6 @@ def test_a_quantised_bundle_scores_as_before(slides_dir, tmp_path):
         "runtime": "openvino",
         "precision": "int8",
         "graph": graph.digest,
-        "coarse": None,
     }
     reference = build_engine(again, EngineConfig(device="cpu", runtime="torch"))
     checked = tiles[: cost.checked_on]

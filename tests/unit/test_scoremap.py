@@ -102,7 +102,6 @@ def table(m_xy, cellularity) -> TileTable:
         cellularity=np.array(cellularity, np.float32),
         cellularity_std=one,
         class_fraction=np.zeros((count, 4), np.float32),
-        cellularity_coarse=one,
     )
 
 

@@ -55,7 +55,6 @@ def scores_of(n, seed=0):
         cellularity=rng.random(n, np.float32),
         cellularity_std=rng.random(n, np.float32),
         class_fraction=rng.random((n, 4), np.float32),
-        cellularity_coarse=rng.random(n, np.float32),
     )
 
 
@@ -80,7 +79,6 @@ def test_the_layout_is_what_the_design_says(store):
         "cellularity": ((37,), "float32"),
         "cellularity_std": ((37,), "float32"),
         "class_fraction": ((37, 4), "float32"),
-        "cellularity_coarse": ((37,), "float32"),
     }
     assert group.metadata.zarr_format == 3
     assert group["rgb"].chunks == (1, TILE, TILE, 3)

@@ -54,7 +54,6 @@ def table(cellularity, tissue=None, m_xy=None, **columns) -> TileTable:
         "cellularity": cellularity,
         "cellularity_std": np.full(count, np.nan, np.float32),
         "class_fraction": np.zeros((count, 4), np.float32),
-        "cellularity_coarse": np.full(count, np.nan, np.float32),
     }
     return TileTable(**{**plain, **columns})
 
@@ -121,7 +120,6 @@ def test_coverage_counts_tissue_and_not_tiles():
         "scored": 2,
         "unreadable": 1,
         "padded": 0,
-        "coarse": 0,
     }
     assert summary.cellularity.mean == 0.5
     assert summary.quality.flags == ("not all tissue scored",)

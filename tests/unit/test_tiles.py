@@ -27,7 +27,6 @@ def random_table(count: int, seed: int = 0) -> TileTable:
         cellularity=cellularity,
         cellularity_std=np.full(count, np.nan, np.float32),
         class_fraction=fraction(4),
-        cellularity_coarse=fraction(),
     )
 
 
