@@ -29,19 +29,12 @@ def make_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
         yield make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A site with a running server, for all tests of a module."""
+    """A site with a running server, for all tests that do not deploy or kill."""
     with Site(tmp_path_factory.mktemp("prefect")) as site:
         site.start_server()
         yield site
-
-
-@pytest.fixture(scope="module")
-def served(site: Site) -> Site:
-    """A site on which `flows.serve` runs."""
-    site.serve()
-    return site
 
 
 @pytest.fixture(scope="module")

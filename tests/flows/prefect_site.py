@@ -135,15 +135,16 @@ class Site:
         wait_until(answers, "the server answers", server.log)
         return server
 
-    def serve(self) -> Daemon:
-        """Start `flows.serve`, and wait until its deployments are there."""
-        serving = self.start("serve", "flows.serve")
+    def serve(self, *options: str) -> Daemon:
+        """Start `flows.serve`, and wait until it says when the next night is."""
+        serving = self.start("serve", "flows.serve", *options)
 
         def is_served() -> bool:
-            assert serving.runs, serving.log.read_text()
-            return self.api.get("/deployments/name/score-slide/score-slide").is_success
+            said = serving.log.read_text()
+            assert serving.runs, said
+            return "night" in said.rpartition("Serving")[2]
 
-        wait_until(is_served, "the deployment is there", serving.log)
+        wait_until(is_served, "the deployments are there", serving.log)
         return serving
 
     def start_worker(self, pool: str, *options: str) -> Daemon:

@@ -1,4 +1,4 @@
-"""What listens, listens on this machine alone; `test_score_slide.py` looks at what runs."""
+"""What listens, listens on this machine alone; `test_served.py` looks at what runs."""
 
 from pathlib import Path
 

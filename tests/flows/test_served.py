@@ -1,23 +1,68 @@
-"""The deployment, run by a real Prefect server, a real runner and Prefect's own command."""
+"""What `flows.serve` serves, run by a real Prefect server, runner and Prefect's own command.
+
+The schedule is that of every minute, which the tests before the last one use.
+"""
 
 import base64
 import io
 import json
+import os
 import re
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import psutil
 import pytest
+import yaml
 from PIL import Image
 
-from tests.flows.prefect_site import Site
+from tests.flows.prefect_site import Daemon, Site, wait_until
+from tests.made import config_of_tiny, write_slide
 from training.synthetic import Patch
 
 pytest.importorskip("prefect")
 
 DEPLOYMENT = "score-slide/score-slide"
+NIGHT = "score-cohort/score-cohort"
+
+
+@dataclass(frozen=True)
+class Nights:
+    """Where the nights take slides from and what they write to, and who serves them."""
+
+    inbox: Path
+    out: Path
+    serving: Daemon
+
+
+@pytest.fixture(scope="module")
+def nights(
+    site: Site, tiny_bundle: Path, section: Patch, tmp_path_factory: pytest.TempPathFactory
+) -> Nights:
+    """`flows.serve` on the site, with a slide in the inbox of its nights."""
+    folder = tmp_path_factory.mktemp("nights")
+    (folder / "inbox").mkdir()
+    slide = write_slide(folder / "inbox" / "by night.tif", section.rgb, downsamples=(4,))
+    os.utime(slide, (time.time() - 3600,) * 2)  # it has come to rest
+    config = folder / "score.yaml"
+    config.write_text(yaml.safe_dump(config_of_tiny().model_dump(mode="json")))
+    serving = site.serve(
+        "--cron", "* * * * *", "--time-zone", "Asia/Kolkata", "--inbox", str(folder / "inbox"),
+        "--out", str(folder / "results"), "--bundle", str(tiny_bundle), "--config", str(config),
+    )  # fmt: skip
+    return Nights(folder / "inbox", folder / "results", serving)
+
+
+@pytest.fixture(scope="module")
+def served(site: Site, nights: Nights) -> Site:
+    """The site on which the nights are served."""
+    return site
 
 
 def test_a_slide_is_scored_and_shown(
@@ -154,3 +199,32 @@ def test_what_runs_listens_on_loopback_alone(served: Site) -> None:
     assert listening(at["server"]) == {f"127.0.0.1:{port}"}
     # Prefect's runner has a channel to its runs, which ask for entry with a token.
     assert {address.rpartition(":")[0] for address in listening(at["flows.serve"])} <= {"127.0.0.1"}
+
+
+def test_the_schedule_fires_and_the_slide_is_scored(served: Site, nights: Nights) -> None:
+    """By the server's own scheduler: nobody has asked for this run."""
+    said = nights.serving.log.read_text()
+    announced = re.search(
+        r"The next night begins on \w+day, (\S+ at \S+) IST \(Asia/Kolkata\)", said
+    )
+    assert announced, said
+
+    def begun() -> dict[str, Any] | None:
+        known = served.runs_of(NIGHT)
+        return known[0] if known and known[0]["state_type"] != "SCHEDULED" else None
+
+    run = wait_until(begun, "the night begins", nights.serving.log)
+    state = served.end(run["id"])
+    deployment = served.api.get(f"/deployments/name/{NIGHT}").raise_for_status().json()
+    served.api.post(f"/deployments/{deployment['id']}/pause_deployment").raise_for_status()
+
+    assert (state["type"], state["name"]) == ("COMPLETED", "Completed"), state
+    assert run["auto_scheduled"]
+    assert run["created_by"]["type"] == "SCHEDULE"
+    due = datetime.fromisoformat(run["expected_start_time"])
+    assert (due.second, due.microsecond) == (0, 0)
+    local = due.astimezone(ZoneInfo("Asia/Kolkata"))
+    assert abs(datetime.fromisoformat(run["start_time"]) - due) < timedelta(seconds=45)
+    assert announced[1] == f"{local:%Y-%m-%d at %H:%M}"
+    summary = json.loads((nights.out / "by night" / "summary.json").read_text())
+    assert summary["status"] == "scored"
