@@ -1,17 +1,19 @@
 """The mpp referee: one place that decides how large a slide's pixels are.
 
 A wrong pixel size scales every nucleus and ruins every score without a sign, so it is never
-defaulted silently. In order: the caller's override, the reader's own value, the TIFF resolution
-tags, the objective's nominal power (with a warning).
+defaulted silently. In order: the caller's override, the reader's own value, OME-XML, the image's
+description, the TIFF resolution tags, the objective's nominal power (with a warning).
 """
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
+from typing import Self
 
 from wsi_pipeline.errors import MppError
 from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.stated import Statement
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +26,82 @@ DISAGREEMENT = 1.10
 NOMINAL_DISAGREEMENT = 1.5
 """An objective's power is a nominal figure: scanners sold as 40x span 0.16–0.28 µm/px."""
 
-SCREEN_DPI = frozenset({1, 72, 96})
-"""Resolutions that image software writes where it knows none: no statement about the slide."""
-
 REMEDY = "Pass the true value with --mpp (in Python: mpp=...)."
+
+
+SOURCES = {
+    "reader": "reader",
+    "ome_xml": "OME-XML",
+    "description": "image description",
+    "tiff_tags": "TIFF resolution tags",
+}
+"""The places that hold a measured value, in the order in which they are believed."""
+
+POWER = "objective power"
 
 
 @dataclass(frozen=True, slots=True)
 class MppSources:
-    """What a file says of its pixel size, in µm per level-0 pixel; None where it is silent."""
+    """What a file says of its pixel size, in µm per level-0 pixel; None where it is silent.
+
+    Attributes:
+        objective_power: of the objective, which only tells the nominal pixel size.
+        texts: what the file has, in its own words, where that is no pixel size; by source.
+        faults: what is wrong with its statements, for which none of them is believed.
+
+    """
 
     reader: float | None = None
+    ome_xml: float | None = None
+    description: float | None = None
     tiff_tags: float | None = None
     objective_power: float | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, said: Mapping[str, Statement], power: Statement | None) -> Self:
+        """Take over what was understood, and what was not.
+
+        Args:
+            said: by the names of this class.
+            power: of the objective.
+
+        """
+        sizes: dict[str, float] = {}
+        texts: dict[str, str] = {}
+        faults: list[str] = []
+        for source, statement in said.items():
+            name = SOURCES[source]
+            if statement.xy is None:
+                texts[source] = statement.text
+            elif (size := isotropic(*statement.xy)) is None:
+                x, y = statement.xy
+                texts[source] = f"{x:.4g} by {y:.4g}"
+                faults.append(
+                    f"its pixels are not square ({x:.4g} by {y:.4g} µm by the {name}), which is "
+                    f"more likely a wrong header than a real scan"
+                )
+            else:
+                sizes[source] = size
+            if not statement.understood:
+                faults.append(f"the {name} says {statement.text!r}, which is not understood")
+        if power is not None and power.xy is None:
+            texts["objective_power"] = power.text
+            if not sizes:
+                faults.append(f"the {POWER} is {power.text!r}, which is not understood")
+        return cls(
+            **sizes,
+            objective_power=power.xy[0] if power is not None and power.xy is not None else None,
+            texts=texts,
+            faults=tuple(faults),
+        )
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """The measured pixel sizes, by the names of their sources, the most trusted first."""
+        values = {name: getattr(self, source) for source, name in SOURCES.items()}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def nominal(self) -> float | None:
@@ -45,38 +110,25 @@ class MppSources:
 
     def describe(self) -> str:
         """List every source, for messages."""
-        said: Mapping[str, str | None] = {
-            "reader": f"{self.reader:.4g}" if self.reader else None,
-            "TIFF resolution tags": f"{self.tiff_tags:.4g}" if self.tiff_tags else None,
-            "objective power": f"{self.objective_power:g}x (nominally {self.nominal:.3g})"
-            if self.objective_power
-            else None,
+        said = {
+            name: f"{getattr(self, source):.4g}" if getattr(self, source) else None
+            for source, name in SOURCES.items()
         }
-        return ", ".join(f"{source}: {value or 'nothing'}" for source, value in said.items())
-
-
-def tiff_tag_mpp(pixels_per_unit: float, micrometres_per_unit: float) -> float | None:
-    """Convert a TIFF resolution tag to µm/px; None for a screen's default resolution."""
-    if pixels_per_unit <= 0:
-        return None
-    dpi = pixels_per_unit * 25_400 / micrometres_per_unit
-    if any(abs(dpi - screen) < 0.5 for screen in SCREEN_DPI):
-        return None
-    return micrometres_per_unit / pixels_per_unit
-
-
-def isotropic(mpp_x: float, mpp_y: float, file: str) -> float:
-    """Return the common pixel size of both axes.
-
-    Raises:
-        MppError: if the axes differ by more than `DISAGREEMENT`.
-
-    """
-    if max(mpp_x, mpp_y) > DISAGREEMENT * min(mpp_x, mpp_y):
-        raise MppError(
-            f"{file}: its pixels are not square ({mpp_x:.4g} by {mpp_y:.4g} µm), which is more "
-            f"likely a wrong header than a real scan. {REMEDY}"
+        said[POWER] = (
+            f"{self.objective_power:g}x (nominally {self.nominal:.3g})"
+            if self.objective_power
+            else None
         )
+        texts = {SOURCES.get(source, POWER): repr(text) for source, text in self.texts.items()}
+        return ", ".join(
+            f"{name}: {value or texts.get(name) or 'nothing'}" for name, value in said.items()
+        )
+
+
+def isotropic(mpp_x: float, mpp_y: float) -> float | None:
+    """Return the common pixel size of both axes; None if they differ by over `DISAGREEMENT`."""
+    if max(mpp_x, mpp_y) > DISAGREEMENT * min(mpp_x, mpp_y):
+        return None
     return sqrt(mpp_x * mpp_y)
 
 
@@ -100,35 +152,35 @@ def referee_mpp(sources: MppSources, override: Mpp | None, file: str) -> tuple[M
             )
         return override, "override"
 
-    measured = [value for value in (sources.reader, sources.tiff_tags) if value is not None]
+    if sources.faults:
+        raise MppError(f"{file}: {'; '.join(sources.faults)} ({sources.describe()}). {REMEDY}")
+    measured = sources.measured
     if not measured and sources.nominal is None:
         raise MppError(
             f"{file}: the file does not say how large its pixels are "
             f"({sources.describe()}). {REMEDY}"
         )
-    for value in (*measured, *([sources.nominal] if sources.nominal else [])):
+    for value in (*measured.values(), *([sources.nominal] if sources.nominal else [])):
         if not low <= value <= high:
             raise MppError(
                 f"{file}: {value:.4g} µm/px is implausible for a level 0, outside {low}–{high} "
                 f"({sources.describe()}). {REMEDY}"
             )
-    if measured and max(measured) > DISAGREEMENT * min(measured):
+    if measured and max(measured.values()) > DISAGREEMENT * min(measured.values()):
         raise MppError(
             f"{file}: its sources for the pixel size contradict one another "
             f"({sources.describe()}). {REMEDY}"
         )
+    source, value = next(iter(measured.items()), (POWER, 0.0))
     if measured and sources.nominal is not None:
-        ratio = measured[0] / sources.nominal
+        ratio = value / sources.nominal
         if max(ratio, 1 / ratio) > NOMINAL_DISAGREEMENT:
             raise MppError(
                 f"{file}: its pixel size and its objective power contradict one another "
                 f"({sources.describe()}). {REMEDY}"
             )
-
-    if sources.reader is not None:
-        return Mpp(sources.reader), "reader"
-    if sources.tiff_tags is not None:
-        return Mpp(sources.tiff_tags), "TIFF resolution tags"
+    if measured:
+        return Mpp(value), source
     nominal = sources.nominal or 0.0
     log.warning(
         "%s: no measured pixel size; %.3g µm/px assumed from the objective power of %gx. "
@@ -137,4 +189,4 @@ def referee_mpp(sources: MppSources, override: Mpp | None, file: str) -> tuple[M
         nominal,
         sources.objective_power,
     )
-    return Mpp(nominal), "objective power"
+    return Mpp(nominal), POWER

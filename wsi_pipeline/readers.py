@@ -25,6 +25,7 @@ from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.jpeg import area_mean
 from wsi_pipeline.reachable import is_away, one_line, unavailable
 from wsi_pipeline.slide_files import is_url, open_binary
+from wsi_pipeline.stated import Statement, length_statement, power_statement
 from wsi_pipeline.tiff_tiles import (
     Rescue,
     Rgb,
@@ -35,8 +36,28 @@ from wsi_pipeline.tiff_tiles import (
 )
 
 Backend = Literal["auto", "openslide", "tiffslide"]
-TIFFSLIDE_VENDORS = frozenset({"aperio", "generic-tiff"})
+APERIO, GENERIC_TIFF = "aperio", "generic-tiff"
+TIFFSLIDE_VENDORS = frozenset({APERIO, GENERIC_TIFF})
 """Where both readers agree pixel by pixel, tiffslide is chosen: it decodes three times as fast."""
+VENDORS_MPP = (
+    ("aperio.MPP", "aperio.MPP"),
+    (
+        "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_X",
+        "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_Y",
+    ),
+    ("ventana.ScanRes", "ventana.ScanRes"),
+)
+VENDORS_POWER = (
+    "aperio.AppMag",
+    "dicom.ObjectiveLensPower",
+    "hamamatsu.SourceLens",
+    "leica.objective",
+    "mirax.GENERAL.OBJECTIVE_MAGNIFICATION",
+    "sakura.NominalLensMagnification",
+    "trestle.Objective Power",
+    "ventana.Magnification",
+)
+TIFFSLIDE_MPP = ("tiffslide.mpp-x", "tiffslide.mpp-y")
 SHRUNK_AT_ONCE_PX = 1 << 24
 """What is read at most to be shrunk by a reader that has no better way."""
 
@@ -55,8 +76,9 @@ class Reader(Protocol):
     vendor: str
     levels: tuple[Level, ...]
     l0_bounds: Box | None
-    mpp_xy: tuple[float, float] | None
-    objective_power: float | None
+    mpp: Statement | None
+    """What the format itself says; what every TIFF may say is not the reader's to tell."""
+    objective_power: Statement | None
     shrinks: tuple[tuple[int, ...], ...]
     """For each level, by which whole numbers it is read smaller for less than at its full size."""
     rescue: Rescue | None
@@ -168,11 +190,18 @@ class OpenSlideReader:
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         self.levels = _levels(self._slide.level_dimensions)
         self.shrinks: tuple[tuple[int, ...], ...] = ((),) * len(self.levels)
-        self.mpp_xy = _positive_pair(
-            properties.get(openslide.PROPERTY_NAME_MPP_X),
-            properties.get(openslide.PROPERTY_NAME_MPP_Y),
-        )
-        self.objective_power = _positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
+        # The library leaves out what it does not understand, and keeps it under a vendor's name.
+        stated = [
+            tuple(map(properties.get, names))
+            for names in (
+                (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y),
+                *VENDORS_MPP,
+            )
+        ]
+        x, y = next((pair for pair in stated if any(pair)), (None, None))
+        self.mpp = None if self.vendor == GENERIC_TIFF else length_statement(x, y)
+        powers = map(properties.get, (openslide.PROPERTY_NAME_OBJECTIVE_POWER, *VENDORS_POWER))
+        self.objective_power = power_statement(next(filter(None, powers), None))
         bounds = [
             properties.get(name)
             for name in (
@@ -224,13 +253,18 @@ class TiffSlideReader:
 
     def _read_header(self, file: BinaryIO, location: str) -> None:
         properties = self._slide.properties
-        self.vendor = str(properties["tiffslide.vendor"] or "generic-tiff")
+        self.vendor = str(properties["tiffslide.vendor"] or GENERIC_TIFF)
         self.levels = _levels(self._slide.level_dimensions)
         self.l0_bounds: Box | None = None
-        self.mpp_xy = _positive_pair(properties["tiffslide.mpp-x"], properties["tiffslide.mpp-y"])
-        self.objective_power = _positive(properties["tiffslide.objective-power"])
+        x, y = ("aperio.MPP",) * 2 if self.vendor == APERIO else TIFFSLIDE_MPP
+        self.mpp = (
+            None
+            if self.vendor == GENERIC_TIFF
+            else length_statement(_text(properties.get(x)), _text(properties.get(y)))
+        )
+        self.objective_power = power_statement(_text(properties["tiffslide.objective-power"]))
         series = self._slide.ts_tifffile.series[properties["tiffslide.series-index"]]
-        if self.vendor == "generic-tiff":
+        if self.vendor == GENERIC_TIFF:
             _require_largest(series, self._slide.ts_tifffile.series, location)
         for level in series.levels:
             guard(level.keyframe, location)
@@ -379,15 +413,5 @@ def _downsample(l0_width: int, l0_height: int, width: int, height: int) -> float
     return mean
 
 
-def _positive(value: object) -> float | None:
-    """Return a number above zero, or None: headers hold blanks, zeros and words too."""
-    try:
-        number = float(str(value))
-    except ValueError:
-        return None
-    return number if np.isfinite(number) and number > 0 else None
-
-
-def _positive_pair(x: object, y: object) -> tuple[float, float] | None:
-    both = _positive(x), _positive(y)
-    return (both[0], both[1]) if both[0] is not None and both[1] is not None else None
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -20,11 +20,12 @@ from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.jpeg import area_mean
 from wsi_pipeline.locations import require_no_secret
-from wsi_pipeline.mpp import DISAGREEMENT, MppSources, isotropic, referee_mpp
+from wsi_pipeline.mpp import DISAGREEMENT, MppSources, referee_mpp
 from wsi_pipeline.reachable import Footprint, footprint, is_away, one_line, unavailable
 from wsi_pipeline.readers import READERS, Backend, Level, Reader, SharedReader, open_reader
 from wsi_pipeline.slide_files import content_digest, files_of, open_binary
-from wsi_pipeline.tiff import MAX_SIDE_PX, check_tiff
+from wsi_pipeline.stated import described_power, pixel_size
+from wsi_pipeline.tiff import MAX_SIDE_PX, Picture, check_tiff
 from wsi_pipeline.tiff_tiles import LostTileError, Rgb
 
 log = logging.getLogger(__name__)
@@ -134,16 +135,11 @@ class Slide:
         require_no_secret(where)
         called = name or Path(where).name
         found = footprint(where)
-        tags_mpp = _checked_tiff(where, found)
+        pictures = _checked_tiff(where, found)
         chosen, reader = open_reader(where, backend)
         try:
             _check_pyramid(reader.levels, where)
-            stated = None if mpp is not None else reader.mpp_xy
-            sources = MppSources(
-                reader=None if stated is None else isotropic(*stated, called),
-                tiff_tags=tags_mpp,
-                objective_power=reader.objective_power,
-            )
+            sources = _mpp_sources(reader, pictures)
             return cls(where, chosen, reader, sources, mpp, found, called)
         except BaseException:
             reader.close()
@@ -387,8 +383,19 @@ class Slide:
             raise unavailable(self.name, "it has changed since the slide was opened") from errors[0]
 
 
-def _checked_tiff(location: str, found: Footprint) -> float | None:
-    """Check a TIFF's directories; return the pixel size that its tags give, in µm, if any."""
+def _mpp_sources(reader: Reader, pictures: Sequence[Picture]) -> MppSources:
+    """Collect what the format and the first picture of a TIFF say of the pixel size."""
+    said = {} if reader.mpp is None else {"reader": reader.mpp}
+    power = reader.objective_power
+    for first in pictures[:1]:
+        said |= pixel_size(first.resolution, first.description, first.size)
+        if not said:  # exports at a lower resolution keep the objective of the scan
+            power = power or described_power(first.description)
+    return MppSources.of(said, power)
+
+
+def _checked_tiff(location: str, found: Footprint) -> tuple[Picture, ...]:
+    """Check a TIFF's directories; return its pictures, none if it is no TIFF."""
     try:
         with open_binary(location) as file:
             return check_tiff(file, found.size, location)

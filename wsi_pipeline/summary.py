@@ -19,6 +19,7 @@ from scipy.special import ndtr, stdtrit
 
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.execution import Execution
+from wsi_pipeline.mpp import POWER
 from wsi_pipeline.scoremap import THRESHOLDS
 from wsi_pipeline.tiles import TileTable
 
@@ -206,6 +207,7 @@ def summarise(
             table,
             blurred,
             upsampled=upsampled,
+            nominal_mpp=provenance.slide.mpp_source == POWER,
             demonstration=provenance.bundle.demonstration,
             complete=bool(table.scored.all()),
         ),
@@ -341,6 +343,7 @@ def _quality(
     blurred: NDArray[np.bool_],
     *,
     upsampled: bool,
+    nominal_mpp: bool,
     demonstration: bool,
     complete: bool,
 ) -> Quality:
@@ -350,6 +353,7 @@ def _quality(
         "out of focus": blurred_fraction >= FLAGGED_SHARE,
         "pen marks": pen_fraction >= FLAGGED_SHARE,
         "enlarged to the model's resolution": upsampled,
+        "pixel size assumed from the objective": nominal_mpp,
         "not all tissue scored": not complete,
         "demonstration model": demonstration,
     }

@@ -8,13 +8,13 @@ and refused where they cannot be true.
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.mpp import tiff_tag_mpp
+from wsi_pipeline.geometry import Size
 
 MAX_SIDE_PX = 1 << 20
 """Longest side of a picture: 26 cm at 0.25 µm/px, where the largest glass slides have 13 cm."""
@@ -28,20 +28,79 @@ MAX_DIRECTORIES = 4096
 MAX_SPARE_BYTES = 1 << 30
 """What may lie unused behind the pixels, beside three times their own size."""
 
-MICROMETRES = {2: 25_400.0, 3: 10_000.0}
-"""Per ResolutionUnit: inch and centimetre."""
+MAX_TEXT_BYTES = 1 << 24
+"""What is read of the first picture's description, which may be the XML of a whole experiment."""
 
+MAX_CAPTION_BYTES = 1 << 12
+"""What is read of the others': enough to tell a label."""
+
+SUBFILE_TYPE = 254
 IMAGE_WIDTH, IMAGE_LENGTH, ROWS_PER_STRIP = 256, 257, 278
+COMPRESSION, DESCRIPTION, ORIENTATION, SAMPLES, PLANES = 259, 270, 274, 277, 284
 STRIP_OFFSETS, STRIP_COUNTS = 273, 279
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
 SUB_DIRECTORIES = 330
 NDPI = 65420
 
-_DTYPES = {1: "u1", 3: "u2", 4: "u4", 5: "u4", 13: "u4", 16: "u8", 18: "u8"}
-"""numpy's names of the number types that the tags above may have; a rational is two numbers."""
+_DTYPES = {
+    1: "u1",
+    2: "u1",
+    3: "u2",
+    4: "u4",
+    5: "u4",
+    11: "f4",
+    12: "f8",
+    13: "u4",
+    16: "u8",
+    18: "u8",
+}
+"""numpy's names of the types that the tags above may have; a rational is two numbers."""
 
 _RATIONAL = 5
+_SEPARATE = 2
+_INCH = 2
+"""What TIFF says the unit is where the tag is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The resolution tags, as they are: pixels per unit; 0 where the file has no number."""
+
+    x: float
+    y: float
+    unit: int
+    """1 is none, 2 inch, 3 centimetre."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the tags of one directory say of its picture.
+
+    Attributes:
+        size: in pixels.
+        tile: size of its tiles; None if it is stored in strips.
+        compression: the tag's number.
+        planes: number of its planes that are stored apart; 1 where pixels are whole.
+        orientation: the tag's number; 1 is upright.
+        reduced: whether it is marked as a smaller copy of another one.
+        mask: whether it is marked as a mask.
+        below: whether its directory is below another one, as levels of OME-TIFF are.
+        description: the text, or the beginning of a long one.
+        resolution: None without such tags.
+
+    """
+
+    size: Size
+    tile: Size | None
+    compression: int
+    planes: int
+    orientation: int
+    reduced: bool
+    mask: bool
+    below: bool
+    description: str
+    resolution: Resolution | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +153,7 @@ class _Source:
         return SlideError(f"{self.name}: {what}. The file is damaged: copy or scan it again.")
 
 
-def check_tiff(file: BinaryIO, size: int, name: str) -> float | None:
+def check_tiff(file: BinaryIO, size: int, name: str) -> tuple[Picture, ...]:
     """Check all directories of a TIFF against each other and against its size.
 
     Args:
@@ -103,8 +162,7 @@ def check_tiff(file: BinaryIO, size: int, name: str) -> float | None:
         name: of the file, for messages.
 
     Returns:
-        pixel size by the resolution tags of the first picture, in µm; None where they are silent
-        or the file is no TIFF.
+        its pictures in the file's order; none if the file is no TIFF.
 
     Raises:
         SlideError: if the file ends before its pixels do, or what it says of itself cannot be true.
@@ -113,17 +171,19 @@ def check_tiff(file: BinaryIO, size: int, name: str) -> float | None:
     source = _Source(file, size, name)
     layout = _layout(source)
     if layout is None:
-        return None
-    mpp, end = None, 0
-    for index, tags in enumerate(_directories(source, layout)):
-        if index == 0:
-            mpp = _mpp(source, tags)
+        return ()
+    pictures: list[Picture] = []
+    end = 0
+    for tags, below in _directories(source, layout):
         end = max(end, _check_picture(source, tags))
+        if IMAGE_WIDTH in tags or IMAGE_LENGTH in tags:
+            text_bytes = MAX_CAPTION_BYTES if pictures else MAX_TEXT_BYTES
+            pictures.append(_picture(source, tags, text_bytes, below=below))
     if size > 4 * end + MAX_SPARE_BYTES:
         raise source.damaged(
             f"its pixels end at byte {end:,}, but the file goes on to byte {size:,}"
         )
-    return mpp
+    return tuple(pictures)
 
 
 def _layout(source: _Source) -> _Layout | None:
@@ -151,13 +211,13 @@ def _is_large_ndpi(source: _Source, classic: _Layout) -> bool:
     return NDPI in tags
 
 
-def _directories(source: _Source, layout: _Layout) -> Iterator[Mapping[int, _Tag]]:
-    """Give the tags of each directory, those below others included, in the file's order."""
+def _directories(source: _Source, layout: _Layout) -> Iterator[tuple[Mapping[int, _Tag], bool]]:
+    """Give the tags of each directory in the file's order, and whether it is below another one."""
     start = 8 if layout.big else 4
-    waiting = [layout.offset(source.read(start, layout.offset_bytes))]
+    waiting = [(layout.offset(source.read(start, layout.offset_bytes)), False)]
     seen: set[int] = set()
     while waiting:
-        offset = waiting.pop(0)
+        offset, is_below = waiting.pop(0)
         if not offset:
             continue
         if offset in seen:
@@ -167,8 +227,8 @@ def _directories(source: _Source, layout: _Layout) -> Iterator[Mapping[int, _Tag
         seen.add(offset)
         tags, following = _directory(source, layout, offset)
         below = _numbers(source, tags, SUB_DIRECTORIES, MAX_DIRECTORIES)
-        waiting = [following, *waiting, *map(int, below)]
-        yield tags
+        waiting = [*((int(each), True) for each in below), (following, is_below), *waiting]
+        yield tags, is_below
 
 
 def _directory(source: _Source, layout: _Layout, offset: int) -> tuple[dict[int, _Tag], int]:
@@ -196,13 +256,17 @@ def _numbers(
 ) -> NDArray[np.uint64]:
     """Return the numbers of a tag; none if the directory does not have it."""
     tag = tags.get(code)
-    if tag is None:
+    if tag is None or "f" in tag.dtype:
         return np.zeros(0, np.uint64)
     if tag.numbers > at_most:
         raise source.damaged(f"its tag {code} has {tag.numbers:,} entries")
+    return _values(source, tag).astype(np.uint64)
+
+
+def _values(source: _Source, tag: _Tag) -> NDArray[Any]:
     needed = tag.numbers * np.dtype(tag.dtype).itemsize
     raw = tag.inline[:needed] if tag.inline is not None else source.read(tag.offset, needed)
-    return np.frombuffer(raw, tag.dtype).astype(np.uint64)
+    return np.frombuffer(raw, tag.dtype)
 
 
 def _number(source: _Source, tags: Mapping[int, _Tag], code: int, default: int) -> int:
@@ -210,16 +274,56 @@ def _number(source: _Source, tags: Mapping[int, _Tag], code: int, default: int) 
     return int(numbers[0]) if len(numbers) else default
 
 
-def _mpp(source: _Source, tags: Mapping[int, _Tag]) -> float | None:
-    unit = _number(source, tags, RESOLUTION_UNIT, 0)
-    by_axis = []
-    for code in (X_RESOLUTION, Y_RESOLUTION):
-        ratio = _numbers(source, tags, code, MAX_DIRECTORIES)
-        if unit not in MICROMETRES or len(ratio) < 2 or not ratio[1]:
-            return None
-        by_axis.append(tiff_tag_mpp(int(ratio[0]) / int(ratio[1]), MICROMETRES[unit]))
-    x, y = by_axis
-    return None if x is None or y is None else float(np.sqrt(x * y))
+def _text(source: _Source, tags: Mapping[int, _Tag], code: int, at_most: int) -> str:
+    """Return the beginning of a text, in UTF-8 or, as older writers have it, Latin-1."""
+    tag = tags.get(code)
+    if tag is None or np.dtype(tag.dtype).itemsize > 1:
+        return ""
+    count = min(tag.numbers, at_most)
+    raw = tag.inline[:count] if tag.inline is not None else source.read(tag.offset, count)
+    raw = raw.split(b"\0")[0]
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _picture(source: _Source, tags: Mapping[int, _Tag], text_bytes: int, *, below: bool) -> Picture:
+    def number(code: int, default: int) -> int:
+        return _number(source, tags, code, default)
+
+    kind = number(SUBFILE_TYPE, 0)
+    tile = Size(number(TILE_WIDTH, 0), number(TILE_LENGTH, 0))
+    return Picture(
+        size=Size(number(IMAGE_WIDTH, 0), number(IMAGE_LENGTH, 0)),
+        tile=tile if TILE_WIDTH in tags else None,
+        compression=number(COMPRESSION, 1),
+        planes=number(SAMPLES, 1) if number(PLANES, 1) == _SEPARATE else 1,
+        orientation=number(ORIENTATION, 1),
+        reduced=bool(kind & 1),
+        mask=bool(kind & 4),
+        below=below,
+        description=_text(source, tags, DESCRIPTION, text_bytes),
+        resolution=_resolution(source, tags),
+    )
+
+
+def _resolution(source: _Source, tags: Mapping[int, _Tag]) -> Resolution | None:
+    if X_RESOLUTION not in tags and Y_RESOLUTION not in tags:
+        return None
+    x, y = (_pixels_per_unit(source, tags.get(code)) for code in (X_RESOLUTION, Y_RESOLUTION))
+    return Resolution(x, y, _number(source, tags, RESOLUTION_UNIT, _INCH))
+
+
+def _pixels_per_unit(source: _Source, tag: _Tag | None) -> float:
+    """Return a resolution: a fraction by the book, one number by some writers; 0 for nonsense."""
+    if tag is None or tag.numbers not in (1, 2):
+        return 0.0
+    numbers = _values(source, tag)
+    value = float(numbers[0])
+    if len(numbers) == 2:
+        value = value / float(numbers[1]) if numbers[1] else 0.0
+    return value if np.isfinite(value) and value > 0 else 0.0
 
 
 def _check_picture(source: _Source, tags: Mapping[int, _Tag]) -> int:

@@ -4,7 +4,8 @@ import pytest
 
 from wsi_pipeline.errors import MppError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.mpp import MppSources, isotropic, referee_mpp, tiff_tag_mpp
+from wsi_pipeline.mpp import MppSources, referee_mpp
+from wsi_pipeline.stated import Statement
 
 
 def test_the_override_settles_everything():
@@ -17,6 +18,8 @@ def test_the_override_settles_everything():
     [
         (MppSources(reader=0.25, tiff_tags=0.26, objective_power=40), (0.25, "reader")),
         (MppSources(tiff_tags=0.5, objective_power=20), (0.5, "TIFF resolution tags")),
+        (MppSources(tiff_tags=0.25, ome_xml=0.251), (0.251, "OME-XML")),
+        (MppSources(tiff_tags=0.25, description=0.251), (0.251, "image description")),
         (MppSources(objective_power=40), (0.25, "objective power")),
         (MppSources(objective_power=20), (0.5, "objective power")),
         # Real: an Aperio scan sold as 40x.
@@ -39,6 +42,11 @@ def test_a_nominal_value_is_taken_with_a_warning(caplog):
     [
         (MppSources(), "does not say"),
         (MppSources(reader=0.25, tiff_tags=0.5), "contradict"),
+        (MppSources(ome_xml=0.499, tiff_tags=0.25), "contradict"),
+        (MppSources.of({"tiff_tags": Statement("a", (84.7, 84.7))}, None), "84.7.*implausible"),
+        (MppSources.of({"ome_xml": Statement("1 parsec", understood=False)}, None), "parsec"),
+        (MppSources.of({"ome_xml": Statement("a", (0.25, 0.5))}, None), "not square"),
+        (MppSources.of({}, Statement("Plan Apo", understood=False)), "Plan Apo"),
         (MppSources(reader=0.5, objective_power=40), "contradict"),
         (MppSources(reader=352.8), "implausible"),
         (MppSources(tiff_tags=0.01), "implausible"),
@@ -51,7 +59,7 @@ def test_refusals_show_every_source_and_the_remedy(sources, word):
     message = str(error.value)
     assert message.startswith("a.svs")
     assert "--mpp" in message
-    for source in ("reader", "TIFF resolution tags", "objective power"):
+    for source in ("reader", "OME-XML", "description", "TIFF resolution tags", "objective power"):
         assert source in message
 
 
@@ -61,15 +69,16 @@ def test_an_absurd_override_is_refused(override):
         referee_mpp(MppSources(reader=0.25), Mpp(override), "a.svs")
 
 
-def test_screen_resolutions_say_nothing_of_a_slide():
-    assert tiff_tag_mpp(72, 25_400) is None
-    assert tiff_tag_mpp(96 / 2.54, 10_000) is None
-    assert tiff_tag_mpp(0, 10_000) is None
-    assert tiff_tag_mpp(20_000, 10_000) == pytest.approx(0.5)
-    assert tiff_tag_mpp(50_800, 25_400) == pytest.approx(0.5)
-
-
-def test_pixels_must_be_about_square():
-    assert isotropic(0.25, 0.2502, "a.svs") == pytest.approx(0.2501, abs=1e-5)
-    with pytest.raises(MppError, match="not square"):
-        isotropic(0.25, 0.5, "a.svs")
+def test_what_is_not_understood_is_never_taken_for_silence():
+    said = {
+        "reader": Statement("0.25 furlongs", understood=False),
+        "tiff_tags": Statement("", (0.5,) * 2),
+    }
+    sources = MppSources.of(said, Statement("20", (20, 20)))
+    with pytest.raises(MppError, match=r"reader says '0.25 furlongs'.*not understood.*tags: 0.5"):
+        referee_mpp(sources, None, "a.svs")
+    assert referee_mpp(sources, Mpp(0.4), "a.svs") == (0.4, "override")
+    # A measured size does without the objective's name.
+    sources = MppSources.of({"tiff_tags": said["tiff_tags"]}, Statement("Plan", understood=False))
+    assert referee_mpp(sources, None, "a.svs") == (0.5, "TIFF resolution tags")
+    assert "objective power: 'Plan'" in sources.describe()

@@ -5,6 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from wsi_pipeline.execution import Execution
+from wsi_pipeline.mpp import POWER
 from wsi_pipeline.summary import (
     HISTOGRAM_BINS,
     BundleFacts,
@@ -162,6 +163,10 @@ def test_quality_flags():
         "demonstration model",
     )
     assert summary_of(table([0.5] * 4)).quality.flags == ()
+    slide = PROVENANCE.slide.model_copy(update={"mpp_source": POWER})
+    nominal = PROVENANCE.model_copy(update={"slide": slide})
+    (flag,) = summary_of(table([0.5] * 4), provenance=nominal).quality.flags
+    assert flag == "pixel size assumed from the objective"
 
 
 @pytest.mark.parametrize("tiles", [random_table(), table([np.nan, 0.1])], ids=["scored", "refused"])

@@ -7,6 +7,8 @@ import pytest
 import tifffile
 
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.geometry import Size
+from wsi_pipeline.stated import tags_statement
 from wsi_pipeline.tiff import check_tiff
 
 RGB = np.random.default_rng(0).integers(256, size=(300, 400, 3), dtype=np.uint8)
@@ -31,12 +33,15 @@ def check(content, name="a.tif"):
 def test_the_pixel_size_of_every_kind_of_tiff(writer, layout, unit):
     per_unit = (1 if unit == "CENTIMETER" else 2.54) * 1e4 / 0.5
     content = written(writer=writer, resolution=(per_unit, per_unit), resolutionunit=unit, **layout)
-    assert check(content) == pytest.approx(0.5, rel=1e-6)
+    (picture,) = check(content)
+    assert tags_statement(picture.resolution).xy == pytest.approx((0.5, 0.5), rel=1e-6)
+    tile = Size(128, 128) if "tile" in layout else None
+    assert (picture.size, picture.tile, picture.planes) == (Size(400, 300), tile, 1)
 
 
 def test_what_is_no_tiff_is_not_checked():
     for content in (b"", b"II", b"\x89PNG" + bytes(99), b"II\x2c\0" + bytes(99)):
-        assert check(content) is None
+        assert check(content) == ()
 
 
 @pytest.mark.parametrize("bigtiff", [False, True])
@@ -58,7 +63,8 @@ def test_levels_below_a_directory_are_checked_too():
         tiff.write(RGB, photometric="rgb", subifds=1, tile=(128, 128), metadata=None)
         tiff.write(RGB[::2, ::2], photometric="rgb", subfiletype=1, tile=(128, 128), metadata=None)
     content = file.getvalue()
-    check(content)
+    level_0, level_1 = check(content)
+    assert (level_0.below, level_1.below, level_1.reduced) == (False, True, True)
     with tifffile.TiffFile(io.BytesIO(content)) as tiff:
         below = tiff.series[0].levels[1].pages[0]
         ends = [a + b for a, b in zip(below.dataoffsets, below.databytecounts, strict=True)]
@@ -78,10 +84,12 @@ def test_random_bytes_are_refused_or_silent():
         for at in rng.integers(start, min(start + 250, len(content)), size=3):
             mutated[at] = rng.integers(256)
         try:
-            mpp = check(bytes(mutated))
+            pictures = check(bytes(mutated))
         except SlideError as error:
             refused += 1
             assert str(error).startswith("a.tif: ")  # noqa: PT017 - what is raised is at random
         else:
-            assert mpp is None or mpp > 0
+            for picture in pictures:
+                said = tags_statement(picture.resolution)
+                assert said is None or said.xy is None or min(said.xy) > 0
     assert refused > 500
