@@ -42,7 +42,8 @@ FULL_COLOUR, HALVED_COLOUR = ((1, 1), (1, 1), (1, 1)), ((2, 2), (1, 1), (1, 1))
 """Sampling of 4:4:4 and 4:2:0."""
 
 SCAN = 0xFFDA
-STATING = frozenset({0xFFE0, 0xFFEE})
+JFIF, ADOBE = 0xFFE0, 0xFFEE
+STATING = frozenset({JFIF, ADOBE})
 """JFIF's and Adobe's markers, which say what the components are."""
 FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
 """Markers of a frame; those left out are of tables and extensions."""
@@ -74,6 +75,22 @@ class Frame:
 def frame_of(stream: bytes) -> Frame | None:
     """Return a JPEG's frame; None if it has none before its scan."""
     return next((_frame(stream, at) for marker, at in _markers(stream) if marker in FRAMES), None)
+
+
+def says_rgb(stream: bytes) -> bool | None:
+    """Return whether a JPEG of three components says that they are RGB, or YCbCr; None if neither.
+
+    Adobe's marker says it, JFIF is YCbCr, and components may be called R, G and B.
+    """
+    stated = None
+    for marker, at in _markers(stream):
+        if marker == JFIF and stream[at + 4 : at + 8] == b"JFIF":
+            stated = False
+        elif marker == ADOBE and stream[at + 4 : at + 9] == b"Adobe":
+            return stream[at + 15] == 0
+        elif marker in FRAMES and stated is None and stream[at + 10 : at + 19 : 3] == b"RGB":
+            return True
+    return stated
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ import openslide
 import tifffile
 import tiffslide
 
+from wsi_pipeline.colour import UNASSOCIATED, ColourTags, over_white
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.jpeg import area_mean
@@ -33,6 +34,7 @@ from wsi_pipeline.tiff_tiles import (
     TiledLevels,
     guard,
     plain_pages,
+    require_believed,
 )
 
 Backend = Literal["auto", "openslide", "tiffslide"]
@@ -178,6 +180,7 @@ class OpenSlideReader:
 
     def __init__(self, location: str) -> None:
         self.rescue: Rescue | None = None
+        self._location = location
         self._slide = openslide.OpenSlide(location)
         try:
             self._read_header()
@@ -213,6 +216,8 @@ class OpenSlideReader:
         ]
         known = [int(value) for value in bounds if value is not None]
         self.l0_bounds = Box(*known) if len(known) == len(bounds) else None
+        if self.vendor in TIFFSLIDE_VENDORS:
+            require_believed(self._location)
 
     def read_level(self, level: int, box: Box, shrink: int = 1) -> Rgb:
         """Read whole pixels of one level, shrunk by their area mean."""
@@ -222,11 +227,7 @@ class OpenSlideReader:
         downsample = self._slide.level_downsamples[level]
         l0_corner = (round(box.x * downsample), round(box.y * downsample))
         rgba = np.asarray(self._slide.read_region(l0_corner, level, (box.width, box.height)))
-        rgb: Rgb = np.ascontiguousarray(rgba[..., :3])
-        transparent = rgba[..., 3] == 0
-        if transparent.any():  # never scanned: glass
-            rgb[transparent] = 255
-        return rgb
+        return np.ascontiguousarray(over_white(rgba, (UNASSOCIATED,)))
 
     def is_spent(self, error: Exception) -> bool:
         """Tell whether the error is the library's own: it then refuses all further reads."""
@@ -271,15 +272,13 @@ class TiffSlideReader:
         pages = plain_pages(series, properties)
         self._tiles = None if pages is None else TiledLevels(pages, SharedFile(file))
         self.shrinks = self._tiles.shrinks if self._tiles else ((),) * len(self.levels)
-        # Of tiles the first is not read for its type: it may be damaged.
-        dtype, channels = (
-            (series.dtype, pages[0].samplesperpixel) if pages else self._type_of_first_pixel()
-        )
-        if dtype != np.uint8 or channels not in (3, 4):
-            raise SlideError(
-                f"{location}: its pixels are {dtype} with {channels} channel(s), but a brightfield "
-                f"slide has 8-bit RGB. Export it as RGB."
-            )
+        self._extra: tuple[int, ...] = ()
+        for level in series.levels:
+            tags = ColourTags.of(level.keyframe)
+            refusal = tags.refusal() or (None if self._tiles else tags.refusal_unless_tiled())
+            if refusal:
+                raise SlideError(f"{location}: {refusal}.")
+            self._extra = tags.extra
 
     @property
     def rescue(self) -> Rescue | None:
@@ -290,10 +289,6 @@ class TiffSlideReader:
     def rescue(self, rescue: Rescue | None) -> None:
         if self._tiles:
             self._tiles.rescue = rescue
-
-    def _type_of_first_pixel(self) -> tuple[Any, int]:
-        probe = self._slide.read_region((0, 0), 0, (1, 1), as_array=True)
-        return probe.dtype, probe.shape[-1]
 
     def read_level(self, level: int, box: Box, shrink: int = 1) -> Rgb:
         """Read whole pixels of one level, shrunk in the decoder or by their area mean."""
@@ -308,7 +303,7 @@ class TiffSlideReader:
         pixels = self._slide.read_region(
             (l0_x, l0_y), level, (box.width, box.height), as_array=True
         )
-        return np.ascontiguousarray(pixels[..., :3], np.uint8)
+        return np.ascontiguousarray(over_white(pixels, self._extra))
 
     def is_spent(self, error: Exception) -> bool:
         """Tell whether the file handle may have gone stale; a damaged tile does no harm."""

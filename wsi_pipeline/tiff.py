@@ -6,13 +6,14 @@ and refused where they cannot be true.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.colour import ColourTags
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Size
 
@@ -41,6 +42,9 @@ STRIP_OFFSETS, STRIP_COUNTS = 273, 279
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
 SUB_DIRECTORIES = 330
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
+EXTRA_SAMPLES, SAMPLE_FORMAT, YCBCR_COEFFICIENTS, REFERENCE_BLACK_WHITE = 338, 339, 529, 532
+MAX_SAMPLES = 1024
 NDPI = 65420
 
 _DTYPES = {
@@ -81,6 +85,7 @@ class Picture:
         size: in pixels.
         tile: size of its tiles; None if it is stored in strips.
         compression: the tag's number.
+        colour: what its samples are.
         planes: number of its planes that are stored apart; 1 where pixels are whole.
         orientation: the tag's number; 1 is upright.
         reduced: whether it is marked as a smaller copy of another one.
@@ -94,6 +99,7 @@ class Picture:
     size: Size
     tile: Size | None
     compression: int
+    colour: ColourTags
     planes: int
     orientation: int
     reduced: bool
@@ -165,7 +171,8 @@ def check_tiff(file: BinaryIO, size: int, name: str) -> tuple[Picture, ...]:
         its pictures in the file's order; none if the file is no TIFF.
 
     Raises:
-        SlideError: if the file ends before its pixels do, or what it says of itself cannot be true.
+        SlideError: if the file ends before its pixels do, what it says of itself cannot be true, or
+            its largest picture is not in the colours of a brightfield slide.
 
     """
     source = _Source(file, size, name)
@@ -179,6 +186,8 @@ def check_tiff(file: BinaryIO, size: int, name: str) -> tuple[Picture, ...]:
         if IMAGE_WIDTH in tags or IMAGE_LENGTH in tags:
             text_bytes = MAX_CAPTION_BYTES if pictures else MAX_TEXT_BYTES
             pictures.append(_picture(source, tags, text_bytes, below=below))
+    if pictures:
+        _check_colour(pictures, name)
     if size > 4 * end + MAX_SPARE_BYTES:
         raise source.damaged(
             f"its pixels end at byte {end:,}, but the file goes on to byte {size:,}"
@@ -298,6 +307,7 @@ def _picture(source: _Source, tags: Mapping[int, _Tag], text_bytes: int, *, belo
         size=Size(number(IMAGE_WIDTH, 0), number(IMAGE_LENGTH, 0)),
         tile=tile if TILE_WIDTH in tags else None,
         compression=number(COMPRESSION, 1),
+        colour=_colour(source, tags),
         planes=number(SAMPLES, 1) if number(PLANES, 1) == _SEPARATE else 1,
         orientation=number(ORIENTATION, 1),
         reduced=bool(kind & 1),
@@ -324,6 +334,36 @@ def _pixels_per_unit(source: _Source, tag: _Tag | None) -> float:
     if len(numbers) == 2:
         value = value / float(numbers[1]) if numbers[1] else 0.0
     return value if np.isfinite(value) and value > 0 else 0.0
+
+
+def _check_colour(pictures: Sequence[Picture], name: str) -> None:
+    """Raise if the largest picture, which is the slide, cannot be shown in its colours."""
+    largest = max(pictures, key=lambda picture: picture.size.width * picture.size.height)
+    alike = sum(picture.size == largest.size for picture in pictures)
+    refusal = largest.colour.refusal(alike)
+    if refusal:
+        raise SlideError(f"{name}: {refusal}.")
+
+
+def _colour(source: _Source, tags: Mapping[int, _Tag]) -> ColourTags:
+    def integers(code: int) -> tuple[int, ...]:
+        return tuple(map(int, _numbers(source, tags, code, MAX_SAMPLES)))
+
+    def ratios(code: int) -> tuple[float, ...]:
+        numbers = _numbers(source, tags, code, MAX_SAMPLES).astype(np.float64).reshape(-1, 2)
+        return tuple(map(float, numbers[:, 0] / np.maximum(numbers[:, 1], 1)))
+
+    samples = min(_number(source, tags, SAMPLES, 1), MAX_SAMPLES)
+    bits = integers(BITS_PER_SAMPLE) or (1,)
+    return ColourTags(
+        photometric=_number(source, tags, PHOTOMETRIC, 0),
+        bits=bits if len(bits) == samples else bits[:1] * samples,
+        formats=integers(SAMPLE_FORMAT),
+        extra=integers(EXTRA_SAMPLES),
+        compression=_number(source, tags, COMPRESSION, 1),
+        luma=ratios(YCBCR_COEFFICIENTS),
+        range=ratios(REFERENCE_BLACK_WHITE),
+    )
 
 
 def _check_picture(source: _Source, tags: Mapping[int, _Tag]) -> int:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from wsi_pipeline.colour import JPEG_2000, PALETTE, WEBP, contradicts_tags, tile_decoder
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.jpeg import COMPRESSIONS, ShrinkingDecoder, area_mean, frame_of
@@ -37,8 +39,6 @@ Rgb = NDArray[np.uint8]
 Rescue = Callable[[int, Box], Rgb]
 """Reads a box of a level in another way; raises if that fails too."""
 
-JPEG_2000 = frozenset({33003, 33004, 33005, 33007, 34712})
-WEBP = frozenset({34927, 50001})
 DECODED_TO_SIZE = frozenset({1, 5, 8, 32773, 32946, 34925, 50000})
 """Uncompressed, LZW, deflate, PackBits, LZMA, Zstandard: decoded into a buffer of the tile's size.
 
@@ -78,6 +78,7 @@ class TiledLevels:
         self._pages = pages
         self._file = file
         self._decoders = [ShrinkingDecoder.of(page) for page in pages]
+        self._whole = [tile_decoder(page) for page in pages]
         self._cache = TileCache()
         self._lost: dict[tuple[int, int], str] = {}
 
@@ -130,10 +131,7 @@ class TiledLevels:
             except ValueError as error:
                 log.debug("Tile %d of directory %d is shrunk whole: %s", index, page.index, error)
         try:
-            pixels = page.decode(
-                segment, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader
-            )[0]
-            whole = np.asarray(np.asarray(pixels)[0][..., :3], np.uint8)
+            whole = self._whole[level](segment, index)
         except MemoryError:
             raise
         # Damaged tiles surface as whatever the codec raises.
@@ -172,14 +170,14 @@ class TiledLevels:
 def plain_pages(
     series: tifffile.TiffPageSeries, properties: dict[str, Any]
 ) -> list[tifffile.TiffPage] | None:
-    """Return each level's page if all are plain tiled RGB, or None."""
+    """Return each level's page if all are plain tiled colour pictures, or None."""
     if properties.get("tiffslide.series-composition") is not None:
         return None
     pages: list[Any] = [level.pages[0] for level in series.levels]
     plain = all(
         isinstance(page, tifffile.TiffPage)
         and page.is_tiled
-        and page.axes == "YXS"
+        and (page.axes == "YXS" or int(page.photometric) == PALETTE)
         and len(level.pages) == 1
         for page, level in zip(pages, series.levels, strict=True)
     )
@@ -220,6 +218,28 @@ def guard(page: tifffile.TiffPage, location: str) -> None:
         return decode(segment, index, **options)
 
     page.decode = checked
+
+
+def require_believed(location: str) -> None:
+    """Raise if OpenSlide, which believes a TIFF's tags, would show other colours than are stored.
+
+    Raises:
+        SlideError: if the first tile contradicts them.
+
+    """
+    with tifffile.TiffFile(location) as tiff:
+        page = tiff.pages.first
+        stored = next((index for index, count in enumerate(page.databytecounts) if count), None)
+        if stored is None:
+            return
+        with Path(location).open("rb") as file:
+            file.seek(page.dataoffsets[stored])
+            segment = file.read(min(page.databytecounts[stored], MAX_TILE_PX))
+    if contradicts_tags(page, segment):
+        raise SlideError(
+            f"{location}: its tiles hold other colours than its tags say, and OpenSlide would show "
+            f"them wrongly. Leave slide.backend at auto, or export the slide again."
+        )
 
 
 class _Place(NamedTuple):
