@@ -30,6 +30,10 @@ _watershed: Any = skimage.segmentation.watershed
 # Surely nucleus is what lies this near to a point, µm, surely none what lies this far.
 _CORE, _BETWEEN = 1.0, 4.0
 
+CELL_REACH_UM = (3.2, 0.5, 9.0)
+"""How far a lymphocyte, a normal and a malignant cell reach beyond their nuclei: chosen on BRCA-M2C
+so that their mean areas are those of the paper's masks, 281, 187 and 820 px."""
+
 # Of a neighbourhood's stain, the share that is taken for surroundings, %.
 _SURROUNDINGS = 10
 
@@ -134,6 +138,37 @@ def outline_nuclei(
         _, pieces = cv2.connectedComponents(filled.astype(np.uint8), connectivity=4)
         labels[window][pieces == pieces[from_point == 0]] = i + 1
     return labels
+
+
+def grown_to_cells(
+    labels: Labels,
+    nuclei: Nuclei,
+    mpp: float = 0.5,
+    reach: tuple[float, float, float] = CELL_REACH_UM,
+) -> Labels:
+    """Grow each nucleus to a cell: what lies within its class's reach, and nearer to no other.
+
+    Args:
+        labels: outlines of nuclei, ``[H, W]``
+        nuclei: the nuclei, for their classes
+        mpp: µm per pixel of the labels
+        reach: how far the cytoplasm of a lymphocyte, a normal and a malignant cell reaches beyond
+            its nucleus, µm; unless given, such that mean areas are those of the paper's masks
+
+    Returns:
+        Labels of cells, ``[H, W]``.
+
+    """
+    if not labels.any():
+        return labels
+    distance, zone = cv2.distanceTransformWithLabels(
+        (labels == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    label_of_zone = np.zeros(zone.max() + 1, np.int32)
+    label_of_zone[zone[labels > 0]] = labels[labels > 0]
+    nearest = label_of_zone[zone]
+    far = np.array((0.0, *reach))[np.concatenate([np.zeros(1, np.uint8), nuclei.classes])]
+    return np.where(distance * mpp <= far[nearest], nearest, 0).astype(np.int32)
 
 
 def nucleus_mask(labels: Labels, nuclei: Nuclei) -> NDArray[np.uint8]:

@@ -7,18 +7,16 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
-from training.data.picture import IGNORED
-
 
 def confusion_matrix(
     truth: NDArray[np.integer], prediction: NDArray[np.integer], classes: int
 ) -> NDArray[np.int64]:
     """Count pixels: int64 [classes, classes], a row per true class, a column per predicted one.
 
-    Matrices of parts of a set add up to that of the set. Pixels whose truth is ``IGNORED`` do not
-    count.
+    Matrices of parts of a set add up to that of the set. Pixels whose class is not known
+    (see ``training.data.truth``) do not count.
     """
-    judged = truth != IGNORED
+    judged = truth < classes
     pairs = truth[judged].astype(np.int64) * classes + prediction[judged]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 

@@ -26,7 +26,8 @@ from training.data.breastpathq import (
     split,
 )
 from training.data.generated import GeneratedData
-from training.data.picture import IGNORED, unpack
+from training.data.picture import unpack
+from training.data.truth import IGNORED
 from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
 

@@ -13,7 +13,8 @@ from training.data.crchisto import (
     read_image,
     read_points,
 )
-from training.data.picture import IGNORED, unpack
+from training.data.picture import unpack
+from training.data.truth import IGNORED
 from wsi_pipeline.errors import ConfigError
 
 LYMPHOCYTE, NORMAL, MALIGNANT = 1, 2, 3

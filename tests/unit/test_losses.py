@@ -3,8 +3,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.data.picture import IGNORED
-from training.losses import class_weights, focal_loss
+from training.data.truth import IGNORED, NO_TUMOUR, NUCLEUS, TUMOUR_NEAR
+from training.losses import class_weights, focal_loss, tumour_near_loss
 
 
 @pytest.fixture
@@ -88,3 +88,43 @@ def test_unbalanced_and_without_focus_it_is_the_plain_cross_entropy(batch):
     logits, truth = batch
     expected = F.cross_entropy(logits, truth)
     torch.testing.assert_close(focal_loss(logits, truth, 0, balance=0), expected)
+
+
+def test_of_a_pixel_of_one_of_several_classes_no_more_is_asked(batch):
+    logits, truth = batch
+    truth = truth.clone()
+    truth[0] = NUCLEUS
+    p = logits.softmax(1)
+    known = -p.gather(1, truth[1:, None].expand(2, -1, -1, -1)).log()[1, 0]
+    one_of_three = -p[0, 1:].sum(0).log()
+    f = torch.bincount(truth[1].flatten(), minlength=4) / 64
+    weights = 1 / torch.log(1.1 + torch.cat([f[truth[1]].flatten(), f[1:].sum().expand(64)]))
+    expected = (weights * torch.cat([known.flatten(), one_of_three.flatten()])).sum()
+    torch.testing.assert_close(focal_loss(logits, truth, 0), expected / weights.sum())
+    # What excludes one class alone is content with any of the others.
+    benign = torch.tensor([[[[9.0]], [[9.0]], [[9.0]], [[-9.0]]]])
+    assert float(focal_loss(benign, torch.full((1, 1, 1), NO_TUMOUR), 1)) < 1e-6
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1])
+def test_no_exponent_makes_a_gradient_infinite(gamma):
+    logits = torch.tensor([[[[100.0, 0.0]], [[-100.0, 0.0]]]], requires_grad=True)
+    focal_loss(logits, torch.tensor([[[0, IGNORED]]]), gamma).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_a_tumour_that_is_near_is_looked_for_where_it_is_likeliest():
+    logits = torch.zeros(2, 4, 10, 10)
+    logits[0, 3, 0, :5] = 5.0
+    logits.requires_grad_()
+    truth = torch.full((2, 10, 10), TUMOUR_NEAR)
+    truth[1] = 0
+    loss = tumour_near_loss(logits, truth)
+    expected = -logits[0].softmax(0)[3, 0, :5].mean().log()
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert logits.grad[0, :, 1:].eq(0).all()
+    assert logits.grad[1].eq(0).all()
+    logits = logits.detach()
+    assert float(tumour_near_loss(logits, torch.zeros_like(truth))) == 0
+    assert float(focal_loss(logits, torch.full_like(truth, TUMOUR_NEAR), 1)) == 0

@@ -7,7 +7,7 @@ import sklearn.metrics
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from training.data.picture import IGNORED
+from training.data.truth import IGNORED
 from training.metrics import (
     bias,
     confusion_matrix,

@@ -6,7 +6,6 @@ from hypothesis.extra.numpy import arrays
 
 from training.data.picture import (
     CYTOPLASM_UM,
-    IGNORED,
     LazyPictures,
     Picture,
     of_nuclei,
@@ -16,10 +15,21 @@ from training.data.picture import (
     unpack,
     windows,
 )
+from training.data.truth import (
+    BENIGN_NUCLEUS,
+    IGNORED,
+    NO_TUMOUR,
+    NUCLEUS,
+    TUMOUR_NEAR,
+    one_of,
+    unsure_at_edges,
+)
 from training.synthetic import Patch
 from wsi_pipeline.errors import ConfigError
 
 MALIGNANT = 3
+MALIGNANT_OR_1 = one_of("malignant", "lymphocyte")
+NUMBERS = [0, 1, 2, 3, IGNORED, TUMOUR_NEAR, NUCLEUS, BENIGN_NUCLEUS, NO_TUMOUR]
 
 
 def random_picture(seed, height, width, scores=()):
@@ -37,7 +47,7 @@ sides = st.integers(1, 20)
 
 
 @given(
-    mask=arrays(np.uint8, (5, 7), elements=st.sampled_from([0, 1, 2, 3, IGNORED])),
+    mask=arrays(np.uint8, (5, 7), elements=st.sampled_from(NUMBERS)),
     tumour=arrays(np.bool_, (5, 7)),
     tissue=arrays(np.bool_, (5, 7)),
 )
@@ -128,3 +138,13 @@ def test_lazy_pictures_are_a_sequence():
     assert [p.name for p in pictures[1:4:2]] == ["p1", "p3"]
     with pytest.raises(IndexError):
         pictures[5]
+
+
+def test_a_pixel_at_an_edge_may_be_of_either_side():
+    mask = np.array([[0, 0, 3, 3], [0, 0, 3, 1], [IGNORED, 2, 2, 1]], np.uint8)
+    expected = [
+        [0, one_of("background", "malignant"), one_of("background", "malignant"), MALIGNANT_OR_1],
+        [0, one_of("background", "normal", "malignant"), IGNORED, MALIGNANT_OR_1],
+        [IGNORED, one_of("background", "normal"), NUCLEUS, BENIGN_NUCLEUS],
+    ]
+    np.testing.assert_array_equal(unsure_at_edges(mask), expected)

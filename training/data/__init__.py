@@ -11,11 +11,18 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.data.bcss import BcssData
+from training.data.brca_m2c import BrcaM2cData
+from training.data.breast import BreastData
 from training.data.breastpathq import BreastPathQData, ChallengePart
+from training.data.brecahad import BrecahadData
+from training.data.camelyon16 import Camelyon16Data
 from training.data.consep import ConsepData
 from training.data.crchisto import CrcHistoData
 from training.data.generated import GeneratedData, Part
+from training.data.patients import PatientSplit
 from training.data.picture import Pictures
+from training.data.tnbc import TnbcData
 from wsi_pipeline.errors import ConfigError
 
 
@@ -37,7 +44,17 @@ class JoinedData(BaseModel):
 
 
 Data = Annotated[
-    GeneratedData | BreastPathQData | CrcHistoData | ConsepData | JoinedData,
+    GeneratedData
+    | BreastPathQData
+    | CrcHistoData
+    | ConsepData
+    | BreastData
+    | BrcaM2cData
+    | BrecahadData
+    | TnbcData
+    | BcssData
+    | Camelyon16Data
+    | JoinedData,
     Field(discriminator="kind"),
 ]
 
@@ -74,6 +91,6 @@ def cellularity(data: Data, part: ChallengePart) -> Pictures:
 
 def folds_of(data: Data) -> tuple[Data, ...]:
     """Return a source once for each of its folds, or as it is if its split is fixed."""
-    if isinstance(data, ConsepData):
+    if isinstance(data, ConsepData | PatientSplit):
         return tuple(data.model_copy(update={"fold": fold}) for fold in range(data.folds))
     return (data,)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -18,11 +19,20 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from training.data import breastpathq, consep, crchisto
+from training.data import (
+    bcss,
+    brca_m2c,
+    breastpathq,
+    brecahad,
+    camelyon16,
+    consep,
+    crchisto,
+    tnbc,
+)
+from training.data.breast import BreastSet
 from training.data.generated import Part
 from training.data.labels import Report, reported
 from training.data.picture import (
-    IGNORED,
     LazyPictures,
     Picture,
     Pictures,
@@ -30,6 +40,7 @@ from training.data.picture import (
     pixels_digest,
     unpack,
 )
+from training.data.truth import BENIGN_NUCLEUS, IGNORED, NO_TUMOUR, NUCLEUS, TUMOUR_NEAR
 from training.ground_truth import Nuclei
 from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.atomic import atomic_path
@@ -52,6 +63,17 @@ _COLOURS = {
     CLASSES.index("normal"): (0, 220, 80),
     CLASSES.index("malignant"): (0, 235, 255),
     IGNORED: (255, 255, 255),
+    NUCLEUS: (255, 130, 0),
+    BENIGN_NUCLEUS: (170, 255, 60),
+    NO_TUMOUR: (0, 110, 40),
+    TUMOUR_NEAR: (0, 80, 160),
+}
+_NAMES = dict(enumerate(CLASSES)) | {
+    IGNORED: "not judged",
+    NUCLEUS: "any nucleus",
+    BENIGN_NUCLEUS: "lymphocyte or normal",
+    NO_TUMOUR: "no tumour",
+    TUMOUR_NEAR: "some of it tumour",
 }
 _CELL_PX, _CAPTION_PX, _COLUMNS = 360, 24, 6
 _BAR = 6  # characters of a bin that holds everything
@@ -67,11 +89,24 @@ class LabelledSet:
     """Reading one whose files are at fault raises a ``ConfigError``."""
     nuclei: Callable[[int], Nuclei] | None = None
     """Reads the nuclei of picture i, at 0.5 µm/px, where they are labelled."""
+    tells_cellularity: bool = True
+    """Whether it was judged or can be derived."""
 
     @property
     def name(self) -> str:
         """What tables call it."""
         return f"{self.kind}, {self.part}"
+
+    def drawn(self, picture: Picture, nuclei: Nuclei | None) -> Image.Image:
+        """Draw a picture small, with what is known of it."""
+        return draw_tile(picture, nuclei, self._cellularity(picture))
+
+    def _cellularity(self, picture: Picture) -> str:
+        if not self.tells_cellularity:
+            return ""
+        scores = picture.scores or (picture.cellularity,)
+        told = " / ".join(f"{score:.2f}" for score in scores)
+        return told if picture.scores else f"{told} derived"
 
 
 @dataclass(frozen=True)
@@ -84,7 +119,8 @@ class Entry:
     """Of its pixels."""
     nuclei: Counter[str]
     """Number of nuclei by class."""
-    cellularity: float
+    cellularity: float | None
+    """None where nothing tells it."""
     judged: bool
     """Whether raters gave the cellularity; otherwise it is derived from the mask."""
     tile: Image.Image | None
@@ -103,12 +139,21 @@ def labelled_sets(root: Path, report: Report) -> list[LabelledSet]:
         return list(_breastpathq_sets(root, report))
     if any(root.glob("train_*_type.png")):
         return [_consep_set(root)]
+    if (root / "brca_ds_train.txt").exists():
+        return [_brca_m2c_set(root, report)]
+    if weak := _weakly_labelled(root, report):
+        kind, pictures = weak
+        return [LabelledSet(kind, "all", pictures, tells_cellularity=False)]
+    if any((root / name).is_dir() for name in ("brca-m2c", "brecahad", "bcss", "camelyon16")):
+        return [one for name in get_args(BreastSet) for one in labelled_sets(root / name, report)]
     if any(any((root / part).glob("*.csv")) for part in _PARTS):
         return [_crchisto_set(root, part, report) for part in _PARTS]
     raise ConfigError(
         f"{root} holds no layout that is known: BreastPathQ has datasets/train_labels.csv and "
         "datasets/cells, CoNSeP train_1.png and train_1_type.png, CRCHistoPhenotypes "
-        "train/img1.png and train/img1.csv. Name the folder that holds these."
+        "train/img1.png and train/img1.csv, BRCA-M2C brca_ds_train.txt, BreCaHAD cells.csv, TNBC "
+        "1004_nuclei.png, BCSS …_mostly_tumour.png, Camelyon16 tumor and normal, and a folder with "
+        "these five brca-m2c and so on. Name the folder that holds these."
     )
 
 
@@ -127,9 +172,9 @@ def read_set(source: LabelledSet, tiles: int, report: Report) -> list[Entry]:
                     group=picture.group,
                     digest=pixels_digest(picture),
                     nuclei=Counter(CLASSES[c] for c in nuclei.classes) if nuclei else Counter(),
-                    cellularity=picture.cellularity,
+                    cellularity=picture.cellularity if source.tells_cellularity else None,
                     judged=bool(picture.scores),
-                    tile=draw_tile(picture, nuclei) if i in drawn else None,
+                    tile=source.drawn(picture, nuclei) if i in drawn else None,
                 )
             )
     return entries
@@ -157,7 +202,7 @@ def summary(found: dict[str, list[Entry]]) -> Table:
     return table
 
 
-def draw_tile(picture: Picture, nuclei: Nuclei | None) -> Image.Image:
+def draw_tile(picture: Picture, nuclei: Nuclei | None, caption: str) -> Image.Image:
     """Draw a picture small, its nuclei outlined and dotted in the colour of their class."""
     height, width = picture.sample.shape[:2]
     scale = _CELL_PX / max(height, width)
@@ -178,11 +223,13 @@ def draw_tile(picture: Picture, nuclei: Nuclei | None) -> Image.Image:
         dots = nuclei.xy * scale + (0, above)
         for (x, y), c in zip(dots.tolist(), nuclei.classes, strict=True):
             pen.ellipse((x - 1, y - 1, x + 1, y + 1), fill=_COLOURS[c])
-    scores = picture.scores or (picture.cellularity,)
-    score = " / ".join(f"{score:.2f}" for score in scores) + ("" if picture.scores else " derived")
     font = ImageFont.load_default(14)
-    pen.text((2, _CELL_PX + 3), picture.name, fill="black", font=font)
-    pen.text((_CELL_PX - 4, _CELL_PX + 3), score, fill="black", font=font, anchor="ra")
+    pen.text((_CELL_PX - 4, _CELL_PX + 3), caption, fill="black", font=font, anchor="ra")
+    room = _CELL_PX - 14 - pen.textlength(caption, font=font)
+    name = picture.name
+    while pen.textlength(name, font=font) > room:
+        name = f"{name.removesuffix('…')[:-1]}…"
+    pen.text((2, _CELL_PX + 3), name, fill="black", font=font)
     return tile
 
 
@@ -191,12 +238,14 @@ def contact_sheet(tiles: Sequence[Image.Image]) -> Image.Image:
     columns = min(_COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)
     width, height = _CELL_PX + 6, _CELL_PX + _CAPTION_PX + 6
-    sheet = Image.new("RGB", (columns * width, _CAPTION_PX + rows * height), "white")
+    font = ImageFont.load_default(14)
+    key = sum(44 + font.getlength(_NAMES[c]) for c in _COLOURS)
+    size = (max(columns * width, round(key)), _CAPTION_PX + rows * height)
+    sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     x = 4.0
-    font = ImageFont.load_default(14)
     for c, colour in _COLOURS.items():
-        name = "not judged" if c == IGNORED else CLASSES[c]
+        name = _NAMES[c]
         pen.rectangle((x, 6, x + 12, 18), fill=colour, outline="black")
         pen.text((x + 18, 3), name, fill="black", font=font)
         x += 40 + pen.textlength(name, font=font)
@@ -221,7 +270,8 @@ def check(root: Path, sheet: Path | None = None) -> list[str]:
                 faults += [f"{pair}: {leak}" for leak in shared]
     drawn = [entry.tile for entries in found.values() for entry in entries if entry.tile]
     if found:
-        Console().print(summary(found))
+        # Never narrower than the table, which loses its figures otherwise.
+        Console(width=max(Console().width, 24 + 16 * len(found))).print(summary(found))
     if sheet and drawn:
         sheet.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(sheet) as partial_path:
@@ -274,6 +324,28 @@ def _crchisto_set(root: Path, part: Part, report: Report) -> LabelledSet:
     return LabelledSet("images", part, crchisto.pictures(images, part), nuclei)
 
 
+def _brca_m2c_set(root: Path, report: Report) -> LabelledSet:
+    fields = brca_m2c.find_fields(root, report)
+
+    def nuclei(i: int) -> Nuclei:
+        return brca_m2c.read_field(fields[i])[1]
+
+    return LabelledSet("BRCA-M2C", "all", brca_m2c.pictures(fields, "train"), nuclei)
+
+
+def _weakly_labelled(root: Path, report: Report) -> tuple[str, Pictures] | None:
+    """Return a set that tells of pixels what no cellularity can be derived from."""
+    if (root / "cells.csv").exists():
+        return "BreCaHAD", brecahad.pictures(brecahad.find_images(root, report))
+    if any(root.glob("*_nuclei.png")):
+        return "TNBC", tnbc.pictures(tnbc.find_images(root, report))
+    if any(root.glob("*_mostly_tumour.png")):
+        return "BCSS", bcss.pictures(bcss.find_regions(root, report))
+    if (root / "tumor").is_dir() and (root / "normal").is_dir():
+        return "Camelyon16", camelyon16.pictures(camelyon16.find_patches(root, report))
+    return None
+
+
 def _consep_set(root: Path) -> LabelledSet:
     numbers = consep.image_numbers(root)
 
@@ -300,13 +372,14 @@ _FIGURES = (
 def _figures(entries: list[Entry]) -> list[str]:
     """Return the figures of a set in the order of ``_FIGURES``."""
     nuclei = sum((entry.nuclei for entry in entries), Counter[str]())
-    cellularity = [entry.cellularity for entry in entries]
+    cellularity = [entry.cellularity for entry in entries if entry.cellularity is not None]
+    judged = "judged" if any(entry.judged for entry in entries) else "derived"
     counts, _ = np.histogram(cellularity, BINS, (0, 1))
     return [
         f"{len(entries)}",
         f"{len({entry.group for entry in entries})}",
         *(f"{nuclei[name]}" if nuclei else "–" for name in CLASSES[1:]),
-        "judged" if any(entry.judged for entry in entries) else "derived",
+        judged if cellularity else "unknown",
         f"{np.mean(cellularity):.3f}" if cellularity else "–",
         *(f"{'█' * round(_BAR * n / max(1, len(entries))):{_BAR}} {n:4d}" for n in counts),
     ]

@@ -17,19 +17,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from skimage.color import rgb2hed
 
 from training.data.generated import Part
 from training.data.labels import Report, read_rgb, read_table, refuse, reported, within
 from training.data.picture import (
-    IGNORED,
-    PICTURE_MPP,
     LazyPictures,
     Picture,
     Pictures,
     of_nuclei,
     unpack,
 )
+from training.data.truth import IGNORED
+from training.data.unmarked import unmarked_nuclei
 from training.ground_truth import Nuclei, nucleus_mask, outline_nuclei
 from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
@@ -54,11 +53,6 @@ MOST_UNJUDGED = 0.05
 
 # Published at 0.55 µm/px; the network works at 0.5.
 _ENLARGEMENT = 1.1
-
-# How far a stain must be from that of the surroundings to that of the marked nuclei, and the area
-# of a small nucleus: chosen by eye on all the images.
-_LIKENESS = 0.6
-_SMALLEST_UM2 = 12.5
 
 
 class CrcHistoData(BaseModel):
@@ -162,37 +156,6 @@ def read_image(labelled: LabelledImage) -> tuple[NDArray[np.uint8], Nuclei]:
     # they miss by one pixel otherwise.
     xy = (nuclei.xy - 0.5).clip(0) * (width / small.shape[1], height / small.shape[0])
     return rgb, Nuclei(xy=xy, classes=nuclei.classes)
-
-
-def unmarked_nuclei(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Find what is stained like the marked nuclei, is of a nucleus' size, and is none of them.
-
-    Args:
-        rgb: [H, W, 3] at 0.5 µm/px
-        mask: classes of the marked nuclei, [H, W]
-
-    Returns:
-        bool [H, W]; all false if no nucleus is marked, since there is nothing to compare with.
-
-    """
-    marked = mask > 0
-    if not marked.any():
-        return marked
-    stain = cv2.GaussianBlur(rgb2hed(rgb)[..., 0].astype(np.float32), (0, 0), 0.5 / PICTURE_MPP)
-    theirs, surroundings = np.median(stain[marked]), np.percentile(stain[~marked], 25)
-    dark = stain > surroundings + _LIKENESS * (theirs - surroundings)
-    rim = cv2.dilate(marked.astype(np.uint8), _disc(1.5))
-    alike = cv2.morphologyEx((dark & (rim == 0)).astype(np.uint8), cv2.MORPH_OPEN, _disc(1.0))
-    _, pieces, boxes, _ = cv2.connectedComponentsWithStats(alike)
-    large = boxes[:, cv2.CC_STAT_AREA] * PICTURE_MPP**2 >= _SMALLEST_UM2
-    large[0] = False
-    found = cv2.dilate(large[pieces].astype(np.uint8), _disc(0.5)) > 0
-    return np.asarray(found & ~marked, dtype=np.bool_)
-
-
-def _disc(radius_um: float) -> NDArray[np.uint8]:
-    side = 2 * round(radius_um / PICTURE_MPP) + 1
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), dtype=np.uint8)
 
 
 def _unjudged(labelled: LabelledImage) -> float:

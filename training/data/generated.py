@@ -17,7 +17,7 @@ from rich.progress import track
 
 from training import synthetic
 from training.augment import Sample
-from training.data.picture import LazyPictures, Picture, Pictures, pack
+from training.data.picture import PACKING, LazyPictures, Picture, Pictures, pack
 from training.synthetic import SyntheticConfig, generate_patch
 from wsi_pipeline.atomic import atomic_path
 
@@ -61,7 +61,7 @@ def generated_samples(data: GeneratedData, part: Part) -> Path:
     """Return the file of a part's samples, uint8 [N, S, S, 4], which is made if need be."""
     count = data.train if part == "train" else data.validation
     generator = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
-    name = f"{part}-{count}x{data.size}-seed{data.seed}-{generator}.npy"
+    name = f"{part}-{count}x{data.size}-seed{data.seed}-{generator}-packed{PACKING}.npy"
     path = data.cache / name
     if not path.exists():
         data.cache.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Never
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from training.data.picture import PICTURE_MPP
 from training.ground_truth import Nuclei
 from wsi_pipeline.errors import ConfigError
 
@@ -38,7 +40,7 @@ def reported(report: Report) -> Iterator[None]:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Read an RGB image of 8 bits a channel, uint8 [H, W, 3].
+    """Read an RGB image of 8 bits a channel, uint8 [H, W, 3]; alpha may be there if all is opaque.
 
     Raises:
         ConfigError: If it is missing, damaged, or not RGB.
@@ -48,6 +50,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         raise ConfigError(f"{path} is missing; download the set again or remove its labels.")
     try:
         with Image.open(path) as image:
+            if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
+                return np.array(image.convert("RGB"))
             if image.mode != "RGB":
                 raise ConfigError(
                     f"{path} is a {_MODES.get(image.mode, image.mode)} image; save it as RGB with "
@@ -61,6 +65,49 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         raise ConfigError(
             f"{path} is truncated or damaged ({error}); download it again."
         ) from error
+
+
+def read_mask(path: Path, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Read a black and white image that says where something is, bool [H, W].
+
+    Args:
+        path: the image.
+        image: [H, W, 3], the picture that it is of.
+
+    Raises:
+        ConfigError: If it is missing, damaged, not grey, has other values than 0 and 255, or is of
+            another size than the picture.
+
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing; the picture beside it cannot be used without it.")
+    try:
+        with Image.open(path) as mask:
+            values = np.array(mask.convert("L") if mask.mode == "1" else mask)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ConfigError(f"{path} is no readable image ({error}); download it again.") from error
+    if values.ndim != 2 or not np.isin(values, (0, 255)).all():
+        raise ConfigError(f"{path} is not black and white alone; download the set again.")
+    if values.shape != image.shape[:2]:
+        raise ConfigError(
+            f"{path} is {values.shape[1]}×{values.shape[0]} px and its picture "
+            f"{image.shape[1]}×{image.shape[0]}; they belong to different images. Download the set "
+            "again."
+        )
+    return values > 0
+
+
+def rescaled(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.uint8]:
+    """Bring a picture from ``mpp`` µm/px to the 0.5 µm/px that the network takes, [H', W', 3]."""
+    height, width = (round(side * mpp / PICTURE_MPP) for side in rgb.shape[:2])
+    how = cv2.INTER_AREA if mpp < PICTURE_MPP else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(rgb, (width, height), interpolation=how), dtype=np.uint8)
+
+
+def rescaled_mask(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
+    """Bring a mask from ``mpp`` µm/px to 0.5 µm/px: true where most of a pixel is, [H', W']."""
+    share = rescaled(mask.astype(np.uint8) * np.uint8(255), mpp)
+    return np.asarray(share > 127)
 
 
 def read_table(

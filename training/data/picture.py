@@ -1,8 +1,9 @@
 """A labelled picture: pixels, what is known of each pixel, and perhaps a judged score.
 
-The truth of a pixel travels in one byte beside its colour: its nucleus class, and whether it is of
-a malignant cell, of the section, and judged at all. So it can be cropped and turned with the
-picture, and the derived cellularity of any window remains exact.
+The truth of a pixel travels in one byte beside its colour: which nucleus classes it may be of (see
+``training.data.truth``), and whether it is of a malignant cell, of the section, and near a tumour.
+So it can be cropped and turned with the picture, and the derived cellularity of any window remains
+exact.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.augment import Sample
+from training.data.truth import EVERYTHING, IGNORED, NUMBER_OF, POSSIBLE, TUMOUR_NEAR
 from training.synthetic import Patch
 from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
@@ -24,13 +26,13 @@ from wsi_pipeline.geometry import Mpp
 PICTURE_MPP = Mpp(0.5)
 """µm/px of all labelled pictures: what the network takes."""
 
-IGNORED = 255
-"""Class id of pixels that nobody judged: losses and confusion matrices leave them out."""
+PACKING = 2
+"""Which way the truth byte is laid out: part of the names of files that hold packed pictures."""
 
 CYTOPLASM_UM = 3.0
 """How far a malignant cell reaches beyond its nucleus, where only nuclei are labelled."""
 
-_CLASS_BITS, _TUMOUR_BIT, _TISSUE_BIT, _IGNORED_BIT = 0b0_0011, 0b0_0100, 0b0_1000, 0b1_0000
+_CLASS_BITS, _TUMOUR_BIT, _TISSUE_BIT, _NEAR_BIT = 0b0_1111, 0b1_0000, 0b10_0000, 0b100_0000
 _MALIGNANT = CLASSES.index("malignant")
 
 # Glass is brighter than this in its darkest channel, at a scale at which cells have no holes.
@@ -97,8 +99,8 @@ def _at(pictures: Pictures, indices: Sequence[int], i: int) -> Picture:
 
 def pack(patch: Patch) -> Sample:
     """Join the pixels and the truth of a patch in one array, uint8 [H, W, 4]."""
-    unjudged = patch.mask == IGNORED
-    truth = np.where(unjudged, np.uint8(_IGNORED_BIT), patch.mask)
+    truth = POSSIBLE[patch.mask]
+    truth |= (patch.mask == TUMOUR_NEAR) * np.uint8(_NEAR_BIT)
     truth |= patch.tumour * np.uint8(_TUMOUR_BIT)
     truth |= patch.tissue * np.uint8(_TISSUE_BIT)
     return np.dstack([patch.rgb, truth])
@@ -107,10 +109,10 @@ def pack(patch: Patch) -> Sample:
 def unpack(sample: Sample) -> Patch:
     """Undo ``pack``."""
     truth = sample[..., 3]
-    unjudged = (truth & _IGNORED_BIT) > 0
+    near = (truth & _NEAR_BIT) > 0
     return Patch(
         rgb=sample[..., :3],
-        mask=np.where(unjudged, np.uint8(IGNORED), truth & np.uint8(_CLASS_BITS)),
+        mask=np.where(near, np.uint8(TUMOUR_NEAR), NUMBER_OF[truth & np.uint8(_CLASS_BITS)]),
         tumour=(truth & _TUMOUR_BIT) > 0,
         tissue=(truth & _TISSUE_BIT) > 0,
     )
@@ -131,10 +133,32 @@ def of_nuclei(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Sample:
     to_malignant = _distance_to(mask == _MALIGNANT)
     to_other = _distance_to((mask != 0) & (mask != _MALIGNANT))
     tumour = (to_malignant <= CYTOPLASM_UM / PICTURE_MPP) & (to_malignant < to_other)
+    return _of_tumour(rgb, mask, tumour)
+
+
+def of_cells(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Sample:
+    """Pack a picture at 0.5 µm/px of which whole cells are known: so is where the tumour is.
+
+    Args:
+        rgb: uint8 [H, W, 3]
+        mask: class ids of cells, uint8 [H, W]
+
+    """
+    return _of_tumour(rgb, mask, mask == _MALIGNANT)
+
+
+def _of_tumour(
+    rgb: NDArray[np.uint8], mask: NDArray[np.uint8], tumour: NDArray[np.bool_]
+) -> Sample:
+    tissue = ~is_glass(rgb) | tumour
+    return pack(Patch(rgb=rgb, mask=mask, tumour=tumour, tissue=tissue))
+
+
+def is_glass(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Tell glass, and what is as empty, by its brightness, bool [H, W]."""
     darkest = np.ascontiguousarray(rgb.min(axis=2))
     smooth = cv2.GaussianBlur(darkest, (0, 0), _GLASS_SIGMA_UM / PICTURE_MPP)
-    tissue = (smooth < _GLASS_ABOVE) | tumour
-    return pack(Patch(rgb=rgb, mask=mask, tumour=tumour, tissue=tissue))
+    return np.asarray(smooth >= _GLASS_ABOVE)
 
 
 def of_score(rgb: NDArray[np.uint8]) -> Sample:
@@ -159,8 +183,8 @@ def _padded(pictures: Pictures, multiple: int, i: int) -> Picture:
     if not (below or right):
         return picture
     sample = np.pad(picture.sample, ((0, below), (0, right), (0, 0)), mode="symmetric")
-    sample[height:, :, 3] = _IGNORED_BIT
-    sample[:, width:, 3] = _IGNORED_BIT
+    sample[height:, :, 3] = EVERYTHING
+    sample[:, width:, 3] = EVERYTHING
     return replace(picture, sample=sample)
 
 
