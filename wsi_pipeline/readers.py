@@ -9,6 +9,7 @@ Of plain tiled TIFFs tiffslide reads the headers alone, and `wsi_pipeline.tiff_t
 """
 
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass
@@ -17,17 +18,20 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import openslide
-import tifffile
 import tiffslide
 
 from wsi_pipeline.colour import UNASSOCIATED, ColourTags, over_white
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Size
+from wsi_pipeline.hush import hushed
 from wsi_pipeline.jpeg import area_mean
+from wsi_pipeline.pictures import CONVERT, KIND_BYTES, fault_of, kind_of, unsupported
 from wsi_pipeline.reachable import is_away, one_line, unavailable
 from wsi_pipeline.slide_files import is_url, open_binary
 from wsi_pipeline.stated import Statement, length_statement, power_statement
+from wsi_pipeline.tiff import Picture
 from wsi_pipeline.tiff_tiles import (
+    DECODED,
     Rescue,
     Rgb,
     SharedFile,
@@ -37,9 +41,12 @@ from wsi_pipeline.tiff_tiles import (
     require_believed,
 )
 
+# It tells the terminal, and not the caller, which formats it knows little of.
+warnings.filterwarnings("ignore", module="tiffslide")
+
 Backend = Literal["auto", "openslide", "tiffslide"]
 APERIO, GENERIC_TIFF = "aperio", "generic-tiff"
-TIFFSLIDE_VENDORS = frozenset({APERIO, GENERIC_TIFF})
+PLAIN_VENDORS = frozenset({APERIO, GENERIC_TIFF})
 """Where both readers agree pixel by pixel, tiffslide is chosen: it decodes three times as fast."""
 VENDORS_MPP = (
     ("aperio.MPP", "aperio.MPP"),
@@ -181,7 +188,8 @@ class OpenSlideReader:
     def __init__(self, location: str) -> None:
         self.rescue: Rescue | None = None
         self._location = location
-        self._slide = openslide.OpenSlide(location)
+        with hushed():
+            self._slide = openslide.OpenSlide(location)
         try:
             self._read_header()
         except BaseException:
@@ -265,8 +273,6 @@ class TiffSlideReader:
         )
         self.objective_power = power_statement(_text(properties["tiffslide.objective-power"]))
         series = self._slide.ts_tifffile.series[properties["tiffslide.series-index"]]
-        if self.vendor == GENERIC_TIFF:
-            _require_largest(series, self._slide.ts_tifffile.series, location)
         for level in series.levels:
             guard(level.keyframe, location)
         pages = plain_pages(series, properties)
@@ -321,18 +327,26 @@ READERS: dict[str, Callable[[str], Reader]] = {
 }
 
 
-def open_reader(location: str, backend: Backend) -> tuple[str, Reader]:
+def open_reader(location: str, backend: Backend, pictures: Sequence[Picture]) -> tuple[str, Reader]:
     """Open a slide with the reader named, or with the one that suits it best.
+
+    Args:
+        location: a path or an fsspec URL.
+        backend: the reader.
+        pictures: what the file's directories say; none if it is no TIFF.
 
     Raises:
         SlideUnavailableError: if the file cannot be reached now.
-        SlideError: if no reader can read it.
+        SlideError: if no reader can read it, or not all that is in it.
 
     """
+    vendor = None if is_url(location) else _detected(location)
+    if not is_url(location) and vendor in {None, *PLAIN_VENDORS} and (fault := fault_of(pictures)):
+        raise SlideError(f"{location}: {fault}.")
     errors = []
-    for candidate in _candidates(location, backend):
+    for candidate in _candidates(location, backend, vendor):
         try:
-            return candidate, READERS[candidate](location)
+            reader = READERS[candidate](location)
         except SlideError:
             raise
         # The readers raise errors of their own, of tifffile's, zarr's and the codecs'.
@@ -340,38 +354,55 @@ def open_reader(location: str, backend: Backend) -> tuple[str, Reader]:
             if is_away(error):
                 raise unavailable(location, error) from error
             errors.append(f"{candidate}: {one_line(error)}")
-    raise SlideError(
-        f"{location}: this is not a slide that OpenSlide or tiffslide can read, or it is damaged. "
-        f"Check that it is one, or copy it again. ({'; '.join(errors)})"
+        else:
+            # By URL nothing tells the vendor before.
+            if (
+                is_url(location)
+                and reader.vendor in PLAIN_VENDORS
+                and (fault := fault_of(pictures))
+            ):
+                reader.close()
+                raise SlideError(f"{location}: {fault}.")
+            return candidate, reader
+    raise SlideError(f"{location}: {_why_unread(location, vendor, pictures)} ({'; '.join(errors)})")
+
+
+def _why_unread(location: str, vendor: str | None, pictures: Sequence[Picture]) -> str:
+    """Say why no reader reads a file; damage is no more than a guess where its kind is unknown."""
+    reason = fault_of(pictures) or unsupported(pictures, DECODED)
+    if reason is not None and vendor in {None, *PLAIN_VENDORS}:
+        return f"{reason}."
+    if vendor is not None and pictures:
+        return (
+            f"it is a slide of {vendor}'s of a kind that is not supported, or one of its parts is "
+            f"damaged. {CONVERT}, or export it anew."
+        )
+    with open_binary(location) as file:
+        kind = kind_of(file.read(KIND_BYTES))
+    if kind is not None:
+        return (
+            f"this is not a slide, but {kind}, which OpenSlide and tiffslide do not read. Check "
+            f"that it is one, or convert it with `vips tiffsave` or the program that wrote it."
+        )
+    return (
+        "this is not a slide that OpenSlide or tiffslide can read, or it is damaged. "
+        "Check that it is one, or copy it again."
     )
 
 
-def _candidates(location: str, backend: Backend) -> tuple[str, ...]:
+def _detected(location: str) -> str | None:
+    """Return the vendor by OpenSlide's word; None if it does not know the file."""
+    with hushed():
+        vendor: str | None = openslide.OpenSlide.detect_format(location)
+    return vendor
+
+
+def _candidates(location: str, backend: Backend, vendor: str | None) -> tuple[str, ...]:
     if backend != "auto":
         return (backend,)
     if is_url(location):
         return ("tiffslide",)
-    if openslide.OpenSlide.detect_format(location) in TIFFSLIDE_VENDORS:
-        return ("tiffslide", "openslide")
-    return ("openslide", "tiffslide")
-
-
-def _require_largest(
-    series: tifffile.TiffPageSeries, pictures: Sequence[tifffile.TiffPageSeries], location: str
-) -> None:
-    """Raise if a TIFF that says nothing of its pictures has a larger one than the one to be read.
-
-    The first is taken for the slide. Where it is the label, a patient's name would be copied.
-    """
-    height, width = series.keyframe.imagelength, series.keyframe.imagewidth
-    for picture in pictures:
-        other = picture.keyframe
-        if other.imagelength * other.imagewidth > height * width:
-            raise SlideError(
-                f"{location}: its first picture has {width:,} × {height:,} px and another one "
-                f"{other.imagewidth:,} × {other.imagelength:,}: the first may be the label. "
-                f"Export the slide alone, or as the first."
-            )
+    return ("tiffslide", "openslide") if vendor in PLAIN_VENDORS else ("openslide", "tiffslide")
 
 
 def _shrunk(read: Callable[[Box], Rgb], box: Box, shrink: int) -> Rgb:

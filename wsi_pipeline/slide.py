@@ -136,7 +136,7 @@ class Slide:
         called = name or Path(where).name
         found = footprint(where)
         pictures = _checked_tiff(where, found)
-        chosen, reader = open_reader(where, backend)
+        chosen, reader = open_reader(where, backend, pictures)
         try:
             _check_pyramid(reader.levels, where)
             sources = _mpp_sources(reader, pictures)

@@ -9,12 +9,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
-from xml.etree.ElementTree import Element, ParseError
-
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
 from wsi_pipeline.geometry import Size
+from wsi_pipeline.ome import OmePicture, is_ome_xml, parse_ome
 from wsi_pipeline.tiff import Resolution
 
 SCREEN_DPI = frozenset({1, 72, 96})
@@ -51,7 +48,6 @@ _DESCRIBED_MPP = re.compile(r"(?:^|[|;\r\n])\s*mpp\s*[=:]\s*([^|;\r\n]*)", re.IG
 _DESCRIBED_POWER = re.compile(r"(?:^|[|;\r\n])\s*appmag\s*[=:]\s*([^|;\r\n]*)", re.IGNORECASE)
 _VIPS_PROPERTY = r"<name>openslide\.mpp-{axis}</name>\s*<value[^>]*>([^<]*)</value>"
 _IMAGEJ_UNIT = re.compile(r"^unit=(.*?)\s*$", re.MULTILINE)
-_OME = re.compile(r"<(?:\w+:)?OME[\s>]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,16 +171,11 @@ def described(text: str, tags: Resolution | None) -> Statement | None:
 def described_power(text: str) -> Statement | None:
     """Understand the objective's power in a TIFF's description."""
     if is_ome_xml(text):
-        root = _parsed(text)
-        powers = [] if root is None else _attributes(root, "Objective", "NominalMagnification")
-        return power_statement(powers[0]) if len(set(powers)) == 1 else None
+        ome = parse_ome(text)
+        powers = set(ome.magnifications) if ome is not None else set()
+        return power_statement(powers.pop()) if len(powers) == 1 else None
     found = _DESCRIBED_POWER.search(text)
     return power_statement(found[1]) if found else None
-
-
-def is_ome_xml(text: str) -> bool:
-    """Tell OME-XML from other descriptions."""
-    return bool(_OME.search(text[:4096]))
 
 
 def ome_statement(text: str, size: Size) -> Statement | None:
@@ -198,14 +189,14 @@ def ome_statement(text: str, size: Size) -> Statement | None:
     """
     if not is_ome_xml(text):
         return None
-    root = _parsed(text)
-    if root is None:
+    ome = parse_ome(text)
+    if ome is None:
         return Statement("XML that cannot be parsed", understood=False)
     said: dict[bool, list[Statement]] = {True: [], False: []}
-    for pixels in _elements(root, "Pixels"):
-        statement = _of_pixels(pixels)
+    for picture in ome.pictures:
+        statement = _of_picture(picture)
         if statement is not None:
-            own = tuple(number_of(pixels.get(side, "")) for side in ("SizeX", "SizeY"))
+            own = tuple(map(number_of, picture.size))
             said[own == (size.width, size.height)].append(statement)
     ours, others = said[True], said[False]
     if not ours:
@@ -220,14 +211,11 @@ def ome_statement(text: str, size: Size) -> Statement | None:
     return ours[0]
 
 
-def _of_pixels(pixels: Element) -> Statement | None:
-    x, y = pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeY")
-    x_unit, y_unit = pixels.get("PhysicalSizeXUnit", "µm"), pixels.get("PhysicalSizeYUnit", "µm")
-    if x_unit == y_unit or y is None:
+def _of_picture(picture: OmePicture) -> Statement | None:
+    (x, y), (x_unit, y_unit) = picture.physical, picture.units
+    if x_unit == y_unit or not y:
         return length_statement(x, y, x_unit)
-    if x is None:
-        return length_statement(None, y, y_unit)
-    return length_statement(f"{x} {x_unit}", f"{y} {y_unit}")
+    return length_statement(f"{x} {x_unit}" if x else x, f"{y} {y_unit}")
 
 
 def _by_imagej(text: str, tags: Resolution | None) -> Statement | None:
@@ -249,24 +237,6 @@ def _unit_um(unit: str) -> float | None:
 
 def _is_silent(text: str) -> bool:
     return text.strip().lower() in _SILENCE or number_of(text) == 0
-
-
-def _parsed(xml: str) -> Element | None:
-    try:
-        # Of a string, the encoding that the XML declares is none.
-        root: Element = fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", xml))
-    except (ParseError, DefusedXmlException, ValueError):
-        return None
-    return root
-
-
-def _elements(root: Element, name: str) -> list[Element]:
-    return [each for each in root.iter() if str(each.tag).rsplit("}", 1)[-1] == name]
-
-
-def _attributes(root: Element, element: str, attribute: str) -> list[str]:
-    found = (each.get(attribute) for each in _elements(root, element))
-    return [value for value in found if value is not None]
 
 
 def _shown(text: str) -> str:

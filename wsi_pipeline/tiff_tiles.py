@@ -27,6 +27,7 @@ from wsi_pipeline.colour import JPEG_2000, PALETTE, WEBP, contradicts_tags, tile
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.jpeg import COMPRESSIONS, ShrinkingDecoder, area_mean, frame_of
+from wsi_pipeline.pictures import CONVERT, unknown_compression
 from wsi_pipeline.reachable import is_away, one_line
 from wsi_pipeline.tiff import MAX_TILE_PX
 from wsi_pipeline.tile_cache import TileCache
@@ -43,6 +44,9 @@ DECODED_TO_SIZE = frozenset({1, 5, 8, 32773, 32946, 34925, 50000})
 """Uncompressed, LZW, deflate, PackBits, LZMA, Zstandard: decoded into a buffer of the tile's size.
 
 The others say in their own header how large they become."""
+
+DECODED = DECODED_TO_SIZE | COMPRESSIONS | JPEG_2000 | WEBP
+"""Compressions that are supported."""
 
 EXCESS = 4
 """A compressed tile that says it becomes so many times larger than a tile is damaged, or a bomb."""
@@ -192,19 +196,15 @@ def guard(page: tifffile.TiffPage, location: str) -> None:
 
     """
     codec = int(page.compression)
-    if codec not in DECODED_TO_SIZE | COMPRESSIONS | JPEG_2000 | WEBP:
-        raise SlideError(
-            f"{location}: its pixels are compressed in a way that is not supported "
-            f"({one_line(str(page.compression))}). Convert it to a TIFF with JPEG tiles."
-        )
+    if codec not in DECODED:
+        raise SlideError(f"{location}: {unknown_compression(codec)}.")
     height, width = (
         (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
     )
     if height * width > MAX_TILE_PX:
         raise SlideError(
             f"{location}: its picture is stored in pieces of {width:,} × {height:,} px, and each "
-            f"would be decoded whole. Convert it to a tiled pyramid, for instance with "
-            f"`vips tiffsave --tile --pyramid`."
+            f"would be decoded whole. {CONVERT}."
         )
     limit = EXCESS * height * width * max(3, page.samplesperpixel)
     decode = page.decode
