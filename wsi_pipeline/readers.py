@@ -224,7 +224,7 @@ class OpenSlideReader:
         ]
         known = [int(value) for value in bounds if value is not None]
         self.l0_bounds = Box(*known) if len(known) == len(bounds) else None
-        if self.vendor in TIFFSLIDE_VENDORS:
+        if self.vendor in PLAIN_VENDORS:
             require_believed(self._location)
 
     def read_level(self, level: int, box: Box, shrink: int = 1) -> Rgb:
