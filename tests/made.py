@@ -1,6 +1,7 @@
 """What tests make on the spot: small slides, and a model that is fast and means nothing."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.bundle import ModelBundle, ModelCard
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import EngineConfig
+from wsi_pipeline.facts import Settings
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.grid import GridConfig
 from wsi_pipeline.network import Architecture, build_network
@@ -78,6 +80,11 @@ def save_tiny_bundle(folder: Path, *, tile_px: int = 64, mpp: float = 0.5, seed:
     )
     ModelBundle.of(build_network(architecture), card).save(folder)
     return folder
+
+
+def settings_of(bundle: str = "d1", config: ScoreConfig | None = None) -> Settings:
+    """What is asked of a slide that is scored with a bundle of this digest."""
+    return (config or ScoreConfig()).settings(SimpleNamespace(digest=bundle))
 
 
 def settle(network: torch.nn.Module, rgb: NDArray[np.uint8]) -> None:

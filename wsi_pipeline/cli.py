@@ -288,21 +288,24 @@ def heatmap(
 ) -> None:
     """Write the outputs of a scored slide again, from its store."""
     settings = wsi.config.ScoreConfig.resolve(config)
+    summary = wsi.pipeline.read_summary(folder)
+    if summary is None:
+        raise ConfigError(f"{folder}: there is no finished result here. Run `wsi score` first.")
     store = wsi.store.TileStore(settings.store.path(folder))
+    about = summary.provenance.slide
     if slide is None:
         wsi.pipeline.write_outputs(folder, store, settings, None)
     else:
-        about = store.tiling["slide"]
         with wsi.slide.Slide.open(
-            slide, backend=about["backend"], mpp=wsi.geometry.Mpp(about["mpp"]), name=about["name"]
+            slide, backend=about.backend, mpp=wsi.geometry.Mpp(about.mpp), name=about.name
         ) as opened:
-            if opened.digest() != about["digest"]:
+            if opened.digest() != about.digest:
                 raise ConfigError(
                     f"{slide}: this is not the slide that {folder} was scored from "
-                    f"({about['name']}). Name that one, or leave --slide out."
+                    f"({about.name}). Name that one, or leave --slide out."
                 )
             wsi.pipeline.write_outputs(folder, store, settings, opened)
-    typer.echo(f"Outputs of {store.tiling['slide']['name']} written again in {folder}")
+    typer.echo(f"Outputs of {about.name} written again in {folder}")
 
 
 def main() -> None:

@@ -30,6 +30,8 @@ from wsi_pipeline.cluster_worker import Job, public_version, require_same, softw
 from wsi_pipeline.engine import EngineConfig, of_bundle
 from wsi_pipeline.errors import ClusterError, ConfigError, SlideError, WsiError
 from wsi_pipeline.execution import Execution
+from wsi_pipeline.facts import SlideFacts
+from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.slide_files import is_url
 from wsi_pipeline.store import TileState, TileStore
 
@@ -85,6 +87,7 @@ class Cluster:
     def score(
         self,
         location: str | Path,
+        slide: SlideFacts,
         store: TileStore,
         *,
         tile_px: int,
@@ -95,6 +98,7 @@ class Cluster:
 
         Args:
             location: the slide's path or fsspec URL, good on every worker.
+            slide: how it is understood here.
             store: to fill, prepared by `TileStore.begin_scoring`.
             tile_px: side of a tile in pixels.
             keep_pixels: whether pixels are stored too.
@@ -104,13 +108,12 @@ class Cluster:
             ClusterError: if the cluster is lost, or its workers cannot do it.
 
         """
-        about = store.tiling["slide"]
         job = Job(
             location=_everywhere(location),
-            name=about["name"],
-            backend=about["backend"],
-            mpp=about["mpp"],
-            size_bytes=about["size_bytes"],
+            name=slide.name,
+            backend=slide.backend,
+            mpp=Mpp(slide.mpp),
+            size_bytes=slide.size_bytes,
             store=_everywhere(str(store.path)),
             tiling_digest=store.tiling_digest,
             scoring_digest=store.scoring_digest or "",

@@ -14,11 +14,10 @@ import logging
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -29,13 +28,13 @@ from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.digest_cache import DigestCache
 from wsi_pipeline.engine import execution_of
 from wsi_pipeline.errors import StoreError, WsiError
-from wsi_pipeline.execution import Execution
+from wsi_pipeline.facts import Settings, TilingFacts
 from wsi_pipeline.inbox import Inbox, InboxSlide, find_slides
 from wsi_pipeline.messages import Event, Job, Setup
 from wsi_pipeline.naming import Filing, Names, file_name, pseudonym, slide_folder
 from wsi_pipeline.night import Night, write_night
 from wsi_pipeline.outcome import Outcome, left, of_error
-from wsi_pipeline.pipeline import read_summary
+from wsi_pipeline.pipeline import holds, read_summary
 from wsi_pipeline.store import TileStore, digest_of
 from wsi_pipeline.summary import SlideSummary
 from wsi_pipeline.supervise import Crew, CrewConfig
@@ -67,11 +66,12 @@ Submit = Callable[[Attempt, Job], Pending]
 
 
 class Remembered(BaseModel):
-    """A slide that gave no figure, and with what settings it was tried."""
+    """A slide that gave no figure, and how it was tried."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    settings: str
+    tried: str
+    """See `tried`."""
     outcome: Outcome
 
 
@@ -84,7 +84,7 @@ class Cohort:
         out: the folder that gets one folder per slide.
         bundle: the model, as a path that does not change during the night.
         config: everything else.
-        settings: digest of all that decides the scores of given bytes.
+        settings: what of the configuration decides a slide's result.
         again: try slides again that have failed for good.
 
     """
@@ -93,7 +93,7 @@ class Cohort:
     out: Path
     bundle: ModelBundle
     config: ScoreConfig
-    settings: str
+    settings: Settings
     again: bool = False
 
     @classmethod
@@ -109,8 +109,8 @@ class Cohort:
         out = out.absolute()
         out.mkdir(parents=True, exist_ok=True)
         model = ModelBundle.load(DEMO_BUNDLE if bundle is None else bundle)
-        settings = _settings(model.digest, _execution(model, config), config.deciding())
-        return cls(inbox, out, model, config, settings, again)
+        _require_machine(model, config)
+        return cls(inbox, out, model, config, config.settings(model), again)
 
     def crew(self) -> Crew:
         """Return the workers that score this night's slides."""
@@ -228,17 +228,14 @@ def known(cohort: Cohort, filing: Filing) -> Outcome | None:
     """Return how a slide ended on an earlier night, if another try would end alike."""
     folder = cohort.out / filing.folder
     summary = read_summary(folder)
-    if summary is not None:
-        facts = summary.provenance
-        settings = _settings(facts.bundle.digest, facts.execution, facts.config)
-        if (facts.slide.digest, settings) == (filing.digest, cohort.settings):
-            return left(filing, "done", _as_before(summary), summary)
+    if summary is not None and holds(summary, filing.digest or "", cohort.settings):
+        return left(filing, "done", _as_before(summary), summary)
     before = recall(folder)
     if (
         before is None
         or cohort.again
         or before.outcome.retry != "never"
-        or (before.outcome.slide_digest, before.settings) != (filing.digest, cohort.settings)
+        or (before.outcome.slide_digest, before.tried) != (filing.digest, tried(cohort))
     ):
         return None
     return left(filing, "failed before", f"As on an earlier night: {before.outcome.reason}")
@@ -254,7 +251,7 @@ def remember(cohort: Cohort, outcome: Outcome) -> None:
         if outcome.status == "left":
             return  # an older note stays, and the folder may be another run's now
         path.parent.mkdir(exist_ok=True)
-        note = Remembered(settings=cohort.settings, outcome=outcome)
+        note = Remembered(tried=tried(cohort), outcome=outcome)
         with atomic_path(path) as partial:
             partial.write_text(note.model_dump_json(indent=1), encoding="utf-8")
     except OSError as error:
@@ -269,18 +266,24 @@ def recall(folder: Path) -> Remembered | None:
         return None
 
 
-def _execution(bundle: ModelBundle, config: ScoreConfig) -> Execution:
-    """Return how slides will be scored."""
-    if config.cluster is not None:
-        with closing(Cluster(bundle, config.engine, config.cluster)) as cluster:
-            return cluster.execution
-    return execution_of(bundle, config.engine)
-
-
-def _settings(bundle: str, execution: Execution, config: dict[str, Any]) -> str:
+def tried(cohort: Cohort) -> str:
+    """Return the digest of all that can keep a slide from giving a figure, besides its bytes."""
+    config = cohort.config
     return digest_of(
-        {"bundle": bundle, "execution": execution.model_dump(mode="json"), "config": config}
+        {
+            "settings": cohort.settings.digest,
+            "backend": config.slide.backend,
+            "allow_upsampling": config.grid.allow_upsampling,
+        }
     )
+
+
+def _require_machine(bundle: ModelBundle, config: ScoreConfig) -> None:
+    """Raise if the device or the cluster cannot run the model."""
+    if config.cluster is None:
+        execution_of(bundle, config.engine)
+    else:
+        Cluster(bundle, config.engine, config.cluster).close()
 
 
 def _as_before(summary: SlideSummary) -> str:
@@ -338,7 +341,7 @@ def _owner(cohort: Cohort, name: str) -> str | None:
     if noted is not None:
         return noted.outcome.slide_digest
     try:
-        return str(TileStore(cohort.config.store.path(folder)).tiling["slide"]["digest"])
+        return TilingFacts.of(TileStore(cohort.config.store.path(folder))).slide_digest
     except StoreError:
         return None
 

@@ -6,9 +6,12 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.engine import EngineConfig
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.facts import GridFacts, Settings
 from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.graphs import calibration
 from wsi_pipeline.grid import GridConfig
 from wsi_pipeline.inbox import InboxConfig
 from wsi_pipeline.naming import Names
@@ -31,12 +34,8 @@ class SlideConfig(BaseModel):
     """Overrides what files say of their level-0 pixel size, in µm."""
 
 
-NOT_DECIDING = {"workers", "store", "cluster", "crew", "inbox", "digest_cache"}
-"""What says where and how the work is done, and not what comes out of it."""
-
-
 class ScoreConfig(BaseModel):
-    """All that decides what `wsi score` does with a slide, apart from the bundle."""
+    """All that scoring can be told but for the bundle; `settings` is what decides results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,9 +61,27 @@ class ScoreConfig(BaseModel):
     """Where nights keep the digests of slides that they have read, with the slides' file names;
     None is a hidden file in the output folder, or none at all with `names` "digest"."""
 
-    def deciding(self) -> dict[str, Any]:
-        """Return all that can change a result, as JSON."""
-        return self.model_dump(mode="json", exclude=NOT_DECIDING)
+    def settings(self, bundle: ModelBundle) -> Settings:
+        """Return what of all this decides a result, when it is scored with this model.
+
+        Raises:
+            ConfigError: if 8 bits are asked for, and the bundle was not quantised.
+            BundleError: if its graph in 8 bits is damaged.
+
+        """
+        engine = self.engine
+        return Settings(
+            bundle=bundle.digest,
+            calibration=calibration(bundle)[1] if engine.precision == "int8" else None,
+            precision=engine.precision,
+            views=engine.views,
+            class_fractions=engine.class_fractions,
+            mpp=self.slide.mpp,
+            tissue=self.tissue,
+            grid=GridFacts.of(self.grid),
+            overlay=self.overlay,
+            min_coverage=self.min_coverage,
+        )
 
     @classmethod
     def resolve(

@@ -31,7 +31,7 @@ the output folder can be moved as a whole. The tables have a row for each slide,
 ``slide_digest``       string  of the slide's bytes
 ``bundle``             string  name and version of the model
 ``bundle_digest``      string  of the model
-``config_digest``      string  of the whole configuration
+``config_digest``      string  of what in the configuration decides results
 ====================== ======= ====================================================================
 
 The CSV is UTF-8 with a byte order mark, without which Excel misreads names. A text that begins with
@@ -59,8 +59,8 @@ from PIL import Image
 
 import wsi_pipeline
 from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.facts import BundleFacts
 from wsi_pipeline.outcome import Outcome, Status
-from wsi_pipeline.summary import BundleFacts
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,10 @@ import errno
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import filelock
 import numpy as np
@@ -43,6 +42,15 @@ from wsi_pipeline.errors import (
     WsiError,
 )
 from wsi_pipeline.execution import Execution
+from wsi_pipeline.facts import (
+    BundleFacts,
+    GridFacts,
+    Provenance,
+    ScoringFacts,
+    Settings,
+    SlideFacts,
+    TilingFacts,
+)
 from wsi_pipeline.geojson import write_geojson
 from wsi_pipeline.geometry import Box, Mpp
 from wsi_pipeline.grid import TileGrid, mask_area_mm2, tile_grid
@@ -60,15 +68,8 @@ from wsi_pipeline.reachable import AWAY
 from wsi_pipeline.runlog import log_file, stage
 from wsi_pipeline.scoremap import build_score_map
 from wsi_pipeline.slide import MAX_UPSAMPLING_OF_LEVEL, Slide
-from wsi_pipeline.store import TileStore, digest_of
-from wsi_pipeline.summary import (
-    BundleFacts,
-    Provenance,
-    SlideFacts,
-    SlideSummary,
-    summarise,
-    write_summary,
-)
+from wsi_pipeline.store import TileStore
+from wsi_pipeline.summary import SlideSummary, summarise, write_summary
 from wsi_pipeline.tiles import TileTable, write_parquet
 from wsi_pipeline.tiling import tile_slide
 from wsi_pipeline.tissue import BLURRED_ABOVE, outline_picture, tissue_of
@@ -146,6 +147,7 @@ def score_slide(
 
     """
     _require_fit(engine, config)
+    settings = config.settings(engine.bundle)
     filing = filing or file_slide(str(location), config.names)
     folder = out / filing.folder
     with _exclusive(folder), log_file(folder / "run.log"), _called(filing, location):
@@ -153,15 +155,13 @@ def score_slide(
         start = time.perf_counter()
         with _open(location, filing, config) as slide:
             with stage("digest"):
-                tiling = tiling_identity(slide, config, filing.digest)
-            provenance = _provenance(tiling, scoring_identity(engine), config)
+                digest = filing.digest or slide.digest()
             finished = read_summary(folder)
-            if (
-                finished is not None
-                and finished.provenance.config_digest == provenance.config_digest
-            ):
+            if finished is not None and holds(finished, digest, settings):
                 log.info("Already scored with this bundle and configuration; nothing to do")
                 return finished
+            tiling, scoring = tiling_facts(slide, digest, config), scoring_facts(engine)
+            provenance = _provenance(slide, tiling, scoring, settings, engine.execution)
             (folder / SUMMARY).unlink(missing_ok=True)
             mask = find_tissue(slide, folder, config)
             try:
@@ -170,7 +170,9 @@ def score_slide(
                 summary = _refused(error, mask, slide, provenance, config)
             else:
                 store = open_store(folder, grid, tiling, config)
-                _fill_and_score(location, slide, store, engine, config, progress, model_slot)
+                _fill_and_score(
+                    location, slide, provenance.slide, store, engine, config, progress, model_slot
+                )
                 _require_in_place(folder)
                 with stage("outputs"):
                     write_outputs(folder, store, config, slide)
@@ -200,7 +202,7 @@ def tile(
         _called(filing, location),
         _open(location, filing, config) as slide,
     ):
-        tiling = tiling_identity(slide, config, filing.digest)
+        tiling = tiling_facts(slide, filing.digest or slide.digest(), config)
         mask = find_tissue(slide, folder, config)
         grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
         store = open_store(folder, grid, tiling, config)
@@ -231,13 +233,14 @@ def find_tissue(slide: Slide, folder: Path, config: ScoreConfig) -> NDArray[np.b
     return mask
 
 
-def open_store(
-    folder: Path, grid: TileGrid, tiling: Mapping[str, Any], config: ScoreConfig
-) -> TileStore:
+def open_store(folder: Path, grid: TileGrid, tiling: TilingFacts, config: ScoreConfig) -> TileStore:
     """Make the store, or open the one that an earlier run left off in."""
     log.info("%d of %d tiles hold tissue", len(grid), grid.n_candidates)
     return TileStore.create_or_resume(
-        config.store.path(folder), grid, tile_px=config.grid.tile_px, tiling=tiling
+        config.store.path(folder),
+        grid,
+        tile_px=config.grid.tile_px,
+        tiling=tiling.model_dump(mode="json"),
     )
 
 
@@ -251,23 +254,25 @@ def write_outputs(folder: Path, store: TileStore, config: ScoreConfig, slide: Sl
     if not store.is_scored:
         raise StoreError(f"{store.path}: not all of its tiles are scored. Run `wsi score` first.")
     grid, table = store.grid, store.table()
-    about = store.tiling["slide"]
+    tiling, scoring = TilingFacts.of(store), ScoringFacts.of(store)
     score_map = build_score_map(
         table,
         m_size=grid.m_size,
         l0_stride=grid.l0_stride,
         l0_tile=grid.l0_tile,
         l0_origin=grid.l0_origin,
-        mpp=Mpp(about["mpp"]),
+        mpp=Mpp(tiling.mpp),
     )
     write_cellularity(folder / "cellularity.ome.tiff", score_map)
-    write_geojson(folder / "tiles.geojson", score_map, Box(*about["l0_bounds"]))
-    scoring = store.scoring or {}
+    write_geojson(folder / "tiles.geojson", score_map, Box(*tiling.l0_bounds))
     write_parquet(
         folder / "tiles.parquet",
         table,
-        classes=scoring["classes"],
-        metadata={"tiling": store.tiling, "scoring": scoring},
+        classes=scoring.classes,
+        metadata={
+            "tiling": tiling.model_dump(mode="json"),
+            "scoring": scoring.model_dump(mode="json"),
+        },
     )
     write_legend(folder / "legend.png")
     if slide is not None:
@@ -289,59 +294,53 @@ def read_summary(folder: Path) -> SlideSummary | None:
         return None
 
 
-def tiling_identity(slide: Slide, config: ScoreConfig, digest: str | None = None) -> dict[str, Any]:
-    """Return all that decides the tiles of a slide; its digest is the store's.
+def holds(summary: SlideSummary, digest: str, settings: Settings) -> bool:
+    """Tell whether a finished result is of a slide of this digest, and of what is asked now.
 
-    Args:
-        slide: the slide.
-        config: for its tissue and grid.
-        digest: the slide's, if known already: it takes reading all of its bytes.
-
+    The software's versions do not count: an update must not score a whole archive again.
     """
+    made = summary.provenance
+    return made.slide.digest == digest and made.config == settings
+
+
+def tiling_facts(slide: Slide, digest: str, config: ScoreConfig) -> TilingFacts:
+    """Return all that decides the tiles of a slide of this digest."""
     bounds = slide.l0_bounds
     view = slide.view_for(config.grid.mpp / slide.mpp)
-    return {
-        "slide": {
-            "name": slide.name,
-            "digest": digest or slide.digest(),
-            "size_bytes": slide.size_bytes,
-            "width_px": slide.l0_size.width,
-            "height_px": slide.l0_size.height,
-            "l0_bounds": [bounds.x, bounds.y, bounds.width, bounds.height],
-            "mpp": slide.mpp,
-            "mpp_source": slide.mpp_source,
-            "vendor": slide.vendor,
-            "backend": slide.backend,
-        },
-        "read_from": {"level": view.level, "shrink": view.shrink},
-        "tissue": config.tissue.model_dump(mode="json"),
-        "grid": config.grid.model_dump(mode="json"),
-    }
+    return TilingFacts(
+        slide_digest=digest,
+        l0_bounds=(bounds.x, bounds.y, bounds.width, bounds.height),
+        mpp=slide.mpp,
+        level=view.level,
+        shrink=view.shrink,
+        tissue=config.tissue,
+        grid=GridFacts.of(config.grid),
+    )
 
 
-def scoring_identity(engine: Scorer) -> dict[str, Any]:
-    """Return all that decides the scores of given tiles; its digest is that of the scores.
-
-    How the model is run belongs to it: bfloat16 moves scores by about 0.01.
-    """
-    card = engine.bundle.card
-    return {
-        "bundle": {
-            "name": card.name,
-            "version": card.version,
-            "digest": engine.bundle.digest,
-            "demonstration": card.demonstration,
-        },
-        "classes": list(card.architecture.classes),
-        "execution": engine.execution.model_dump(mode="json"),
-        "views": engine.config.views,
-        "class_fractions": engine.config.class_fractions,
-    }
+def scoring_facts(engine: Scorer) -> ScoringFacts:
+    """Return all that decides the scores of given tiles."""
+    card, execution = engine.bundle.card, engine.execution
+    return ScoringFacts(
+        bundle=BundleFacts(
+            name=card.name,
+            version=card.version,
+            digest=engine.bundle.digest,
+            demonstration=card.demonstration,
+        ),
+        classes=card.architecture.classes,
+        runtime=execution.runtime,
+        precision=execution.precision,
+        graph=execution.graph,
+        views=engine.config.views,
+        class_fractions=engine.config.class_fractions,
+    )
 
 
 def _fill_and_score(
     location: str | Path,
     slide: Slide,
+    about: SlideFacts,
     store: TileStore,
     engine: Scorer,
     config: ScoreConfig,
@@ -349,7 +348,8 @@ def _fill_and_score(
     model_slot: ModelSlot,
 ) -> None:
     """Read, store and score what is left, here or on a cluster."""
-    store.begin_scoring(scoring_identity(engine), len(engine.bundle.card.architecture.classes))
+    scoring = scoring_facts(engine)
+    store.begin_scoring(scoring.model_dump(mode="json"), len(scoring.classes))
     before = store.n_scored
     if before:
         log.info("%d tiles had been scored by an earlier run", before)
@@ -363,6 +363,7 @@ def _fill_and_score(
         if isinstance(engine, Cluster):
             engine.score(
                 location,
+                about,
                 store,
                 tile_px=config.grid.tile_px,
                 keep_pixels=config.keep_tiles,
@@ -419,15 +420,14 @@ def _called(filing: Filing, location: str | Path) -> Iterator[None]:
         raise type(error)(message) from error.__cause__
 
 
-def _provenance(tiling: dict[str, Any], scoring: dict[str, Any], config: ScoreConfig) -> Provenance:
-    """Return where the outputs come from, as it goes into the summary.
-
-    The digest says what is done: it leaves out the software's versions, since an update must not
-    score a whole archive again.
-    """
-    settings = config.deciding()
-    about = {key: value for key, value in tiling["slide"].items() if key in SlideFacts.model_fields}
-    execution = Execution(**scoring["execution"])
+def _provenance(
+    slide: Slide,
+    tiling: TilingFacts,
+    scoring: ScoringFacts,
+    settings: Settings,
+    execution: Execution,
+) -> Provenance:
+    """Return where the outputs come from, as it goes into the summary."""
     software = {
         "wsi-pipeline": wsi_pipeline.__version__,
         "python": platform.python_version(),
@@ -437,10 +437,22 @@ def _provenance(tiling: dict[str, Any], scoring: dict[str, Any], config: ScoreCo
     if execution.runtime == "openvino":
         software["openvino"] = version("openvino")
     return Provenance(
-        slide=SlideFacts(**about),
-        bundle=BundleFacts(**scoring["bundle"]),
+        slide=SlideFacts(
+            name=slide.name,
+            size_bytes=slide.size_bytes,
+            digest=tiling.slide_digest,
+            vendor=slide.vendor,
+            backend=slide.backend,
+            width_px=slide.l0_size.width,
+            height_px=slide.l0_size.height,
+            mpp=slide.mpp,
+            mpp_source=slide.mpp_source,
+        ),
+        bundle=scoring.bundle,
         config=settings,
-        config_digest=digest_of({"tiling": tiling, "scoring": scoring, "config": settings}),
+        config_digest=settings.digest,
+        tiling_digest=tiling.digest,
+        scoring_digest=scoring.digest,
         execution=execution,
         software=software,
     )

@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 from scipy.special import ndtr, stdtrit
 
 from wsi_pipeline.atomic import atomic_path
-from wsi_pipeline.execution import Execution
+from wsi_pipeline.facts import Provenance, Record
 from wsi_pipeline.mpp import POWER
 from wsi_pipeline.scoremap import THRESHOLDS
 from wsi_pipeline.tiles import TileTable
@@ -45,48 +45,7 @@ MEAN_IS = (
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SlideFacts(_Record):
-    """Which slide it was, and how its pixels were understood."""
-
-    name: str
-    size_bytes: int
-    digest: str
-    vendor: str
-    backend: str
-    width_px: int
-    height_px: int
-    mpp: FiniteFloat
-    """µm per level-0 pixel."""
-    mpp_source: str
-
-
-class BundleFacts(_Record):
-    """Which model it was."""
-
-    name: str
-    version: str
-    digest: str
-    demonstration: bool
-
-
-class Provenance(_Record):
-    """All that the figures depend on."""
-
-    slide: SlideFacts
-    bundle: BundleFacts
-    config: dict[str, Any]
-    """The whole resolved configuration."""
-    config_digest: str
-    execution: Execution
-    software: dict[str, str]
-    """Versions, by package."""
-
-
-class TileCounts(_Record):
+class TileCounts(Record):
     """Tiles of the grid, and what became of them."""
 
     grid: int
@@ -97,14 +56,14 @@ class TileCounts(_Record):
     """Tissue tiles that reach beyond the slide."""
 
 
-class Histogram(_Record):
+class Histogram(Record):
     """Shares of the tissue by cellularity; bins are closed on the left, the last on both sides."""
 
     edges: tuple[Share, ...]
     fractions: tuple[Share, ...]
 
 
-class Interval(_Record):
+class Interval(Record):
     """A 95 % interval of the mean."""
 
     low: Share
@@ -112,7 +71,7 @@ class Interval(_Record):
     method: str
 
 
-class Cellularity(_Record):
+class Cellularity(Record):
     """The slide's cellularity, 0 to 1, weighted by tissue."""
 
     mean: Share
@@ -126,7 +85,7 @@ class Cellularity(_Record):
     histogram: Histogram
 
 
-class Quality(_Record):
+class Quality(Record):
     """What may have harmed the scores; nothing was removed for it."""
 
     blurred_fraction: Share
@@ -138,7 +97,7 @@ class Quality(_Record):
     flags: tuple[str, ...]
 
 
-class SlideSummary(_Record):
+class SlideSummary(Record):
     """The summary of one slide."""
 
     schema_version: Literal[1] = 1

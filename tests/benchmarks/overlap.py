@@ -27,7 +27,7 @@ from wsi_pipeline.pipeline import (
     open_store,
     score_slide,
     start_engine,
-    tiling_identity,
+    tiling_facts,
     write_outputs,
 )
 from wsi_pipeline.slide import Slide
@@ -53,10 +53,10 @@ def alone(path: Path, folder: Path, config: ScoreConfig, engine: Engine) -> dict
         at = now
 
     with Slide.open(path) as slide:
-        identity = tiling_identity(slide, config)
+        tiling = tiling_facts(slide, slide.digest(), config)
         mask = find_tissue(slide, folder, config)
         grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
-        store = open_store(folder, grid, identity, config)
+        store = open_store(folder, grid, tiling, config)
         lap("digest and tissue")
         with tile_slide(
             slide, store, tile_px=config.grid.tile_px, workers=config.workers

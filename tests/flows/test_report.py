@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flows.report import MAX_URI_CHARS, artifact_key, markdown, picture_uri
+from tests.made import settings_of
 from wsi_pipeline.execution import Execution
+from wsi_pipeline.facts import BundleFacts, Provenance, SlideFacts
 from wsi_pipeline.summary import (
-    BundleFacts,
     Cellularity,
     Histogram,
     Interval,
-    Provenance,
     Quality,
-    SlideFacts,
     SlideSummary,
     TileCounts,
 )
@@ -55,8 +54,10 @@ SUMMARY = SlideSummary(
             mpp_source="slide's vendor",
         ),
         bundle=BundleFacts(name="ours", version="1", digest="d2", demonstration=False),
-        config={},
+        config=settings_of(),
         config_digest="d3",
+        tiling_digest="t",
+        scoring_digest="s",
         execution=Execution(device="cpu", runtime="torch", precision="float32"),
         software={"torch": "2.11"},
     ),

@@ -222,7 +222,7 @@ def test_what_is_not_there(wsi, tmp_path):
         assert str(tmp_path / "missing.svs") in line
     code, _, err = wsi("heatmap", tmp_path / "missing")
     assert code == 1
-    assert "this is not a tile store" in errors_of(err)[0]
+    assert "there is no finished result here" in errors_of(err)[0]
     code, _, err = wsi("score", tmp_path, replaced=["--out", tmp_path, "--bundle", tmp_path / "no"])
     assert code == 1
     assert "no" in errors_of(err)[0]

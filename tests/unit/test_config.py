@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.made import settings_of
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.validation import load_yaml
@@ -55,6 +56,43 @@ def test_files_that_are_not_understood_are_named(
     path.write_text(content)
     with pytest.raises(ConfigError, match=f"{path}.*{problem}"):
         ScoreConfig.resolve(path)
+
+
+def test_only_what_decides_a_result_is_in_its_settings() -> None:
+    """Neither where nor how fast a slide is read and scored makes a finished result another."""
+    plain = ScoreConfig()
+    same = {
+        "slide": {"backend": "openslide"},
+        "grid": {"allow_upsampling": True},
+        "engine": {"device": "cuda:1", "runtime": "torch", "batch_size": 7},
+        "names": "digest",
+        "keep_tiles": True,
+        "workers": 3,
+        "store": {"root": "/elsewhere"},
+        "cluster": "tcp://host:8786",
+        "inbox": {"quiet_s": 5},
+        "crew": {"retries": 9},
+        "digest_cache": "/tmp/digests",
+    }
+    assert settings_of(config=ScoreConfig.model_validate(same)) == settings_of(config=plain)
+    other: list[dict[str, object]] = [
+        {"slide": {"mpp": 0.25}},
+        {"tissue": {"mpp": 4.0}},
+        {"grid": {"stride_px": 256}},
+        {"engine": {"precision": "float32"}},
+        {"engine": {"views": 8}},
+        {"engine": {"class_fractions": False}},
+        {"overlay": {"opacity": 0.5}},
+        {"min_coverage": 0.5},
+    ]
+    found = {settings_of(config=ScoreConfig.model_validate(each)).digest for each in other}
+    found.add(settings_of("d2", plain).digest)
+    assert len(found) == len(other) + 1
+    assert settings_of(config=plain).digest not in found
+    # Every section is looked at: a new one has to be put on one side or the other.
+    assert {*same, *(section for each in other for section in each)} == set(
+        ScoreConfig.model_fields
+    )
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

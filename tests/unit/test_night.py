@@ -17,18 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.made import settings_of
 from wsi_pipeline import night as module
 from wsi_pipeline.execution import Execution
+from wsi_pipeline.facts import BundleFacts, Provenance, SlideFacts
 from wsi_pipeline.night import ORDER, Night, write_night
 from wsi_pipeline.outcome import Outcome
 from wsi_pipeline.summary import (
-    BundleFacts,
     Cellularity,
     Histogram,
     Interval,
-    Provenance,
     Quality,
-    SlideFacts,
     SlideSummary,
     TileCounts,
 )
@@ -70,8 +69,10 @@ def summary(*, mean: float | None = 0.342, demonstration: bool = False, flags=()
             bundle=BundleFacts(
                 name="model", version="2", digest="cd" * 16, demonstration=demonstration
             ),
-            config={},
+            config=settings_of(),
             config_digest="ef" * 16,
+            tiling_digest="t",
+            scoring_digest="s",
             execution=Execution(device="cpu", runtime="torch", precision="float32"),
             software={},
         ),

@@ -17,7 +17,7 @@ from wsi_pipeline.engine import EngineConfig, build_engine, execution_of
 from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.graphs import Calibration, Graph, calibration, keep_quantised, quantised
 from wsi_pipeline.grid import GridConfig
-from wsi_pipeline.pipeline import scoring_identity
+from wsi_pipeline.pipeline import scoring_facts
 from wsi_pipeline.quantise import MAX_MEAN_ERROR, MIN_TILES, quantise, sample_tiles
 
 pytestmark = pytest.mark.skipif(
@@ -78,12 +78,10 @@ def test_a_quantised_bundle_scores_as_before(slides_dir, tmp_path):
     assert json.loads(path.with_suffix(".json").read_text())["mean_error"] == cost.mean_error
 
     engine = build_engine(again, INT8)
-    assert scoring_identity(engine)["execution"] == {
-        "device": "cpu",
-        "runtime": "openvino",
-        "precision": "int8",
-        "graph": graph.digest,
-    }
+    facts = scoring_facts(engine)
+    assert (facts.runtime, facts.precision, facts.graph) == ("openvino", "int8", graph.digest)
+    config = ScoreConfig(engine=INT8)
+    assert config.settings(again).calibration == graph.digest
     reference = build_engine(again, EngineConfig(device="cpu", runtime="torch"))
     checked = tiles[: cost.checked_on]
     scores, expected = engine.predict(checked), reference.predict(checked)

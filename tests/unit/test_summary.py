@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from tests.made import settings_of
 from wsi_pipeline.execution import Execution
+from wsi_pipeline.facts import BundleFacts, Provenance, SlideFacts
 from wsi_pipeline.mpp import POWER
 from wsi_pipeline.summary import (
     HISTOGRAM_BINS,
-    BundleFacts,
-    Provenance,
-    SlideFacts,
     SlideSummary,
     block_bootstrap,
     block_side_um,
@@ -33,8 +32,10 @@ PROVENANCE = Provenance(
         mpp_source="aperio.MPP",
     ),
     bundle=BundleFacts(name="demo", version="1", digest="d1", demonstration=False),
-    config={"grid": {"mpp": 0.5}},
+    config=settings_of(),
     config_digest="d2",
+    tiling_digest="t",
+    scoring_digest="s",
     execution=Execution(device="cpu", runtime="torch", precision="float32"),
     software={"torch": "2.11"},
 )
@@ -181,7 +182,7 @@ def test_json_is_strict_deterministic_and_read_back(tmp_path, tiles):
 
     content = json.loads(text, parse_constant=refuse_constant)
     assert content["provenance"]["slide"]["mpp_source"] == "aperio.MPP"
-    assert content["provenance"]["config"] == {"grid": {"mpp": 0.5}}
+    assert content["provenance"]["config"]["grid"]["stride_px"] == 512
     assert SlideSummary.model_validate_json(text) == summary_of(tiles)
 
 

@@ -1,0 +1,172 @@
+"""Facts about a result, as frozen values: what was asked, and what it was made from and with.
+
+Two questions decide what may be kept of an earlier run, and each has its own facts:
+
+- Does a *finished* result still hold? It does for the same bytes under equal `Settings`: what was
+  asked of the slide. How a machine then ran the model is no part of that, so a result of a CPU is
+  not made again because a GPU has come.
+- May a *store* that was left off be gone on with? Only with equal `TilingFacts` and, for its
+  scores, equal `ScoringFacts`: which pixels they are, and by which library and in which precision
+  they were scored. Scores in bfloat16 are never mixed with others in float32.
+
+Each names what decides, field by field: anything else in the configuration changes no result.
+"""
+
+from typing import Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+
+from wsi_pipeline.errors import StoreError
+from wsi_pipeline.execution import Execution, Precision, Runtime
+from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.grid import GridConfig
+from wsi_pipeline.overlay import OverlayConfig
+from wsi_pipeline.readers import Backend
+from wsi_pipeline.store import TileStore, digest_of
+from wsi_pipeline.tissue import TissueConfig
+
+
+class Record(BaseModel):
+    """A frozen value, written as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Facts(Record):
+    """A record that is known by its digest."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all fields."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+class SlideFacts(Record):
+    """Which slide it was, and how its pixels were understood."""
+
+    name: str
+    size_bytes: int
+    digest: str
+    vendor: str
+    backend: Backend
+    width_px: int
+    height_px: int
+    mpp: FiniteFloat
+    """µm per level-0 pixel."""
+    mpp_source: str
+
+
+class BundleFacts(Record):
+    """Which model it was."""
+
+    name: str
+    version: str
+    digest: str
+    demonstration: bool
+
+
+class GridFacts(Record):
+    """Where tiles lie; see `wsi_pipeline.grid.GridConfig`. Leave to enlarge moves none of them."""
+
+    mpp: FiniteFloat
+    tile_px: int
+    stride_px: int
+    min_tissue: FiniteFloat
+
+    @classmethod
+    def of(cls, config: GridConfig) -> Self:
+        """Take what decides from the configuration."""
+        return cls(**config.model_dump(include=set(cls.model_fields)))
+
+
+class Settings(Facts):
+    """What was asked of a slide, as far as it decides the result."""
+
+    bundle: str
+    """Digest of the model."""
+    calibration: str | None
+    """Digest of its graph in 8 bits, where that was asked for."""
+    precision: Literal["auto"] | Precision
+    views: int
+    class_fractions: bool
+    mpp: Mpp | None
+    """The pixel size that overrides the file's, in µm."""
+    tissue: TissueConfig
+    grid: GridFacts
+    overlay: OverlayConfig
+    min_coverage: FiniteFloat
+
+
+class TilingFacts(Facts):
+    """All that decides the tiles of a slide: its digest is that of their store."""
+
+    slide_digest: str
+    l0_bounds: tuple[int, int, int, int]
+    """(x, y, width, height) of the scanned part, in level-0 pixels."""
+    mpp: FiniteFloat
+    """µm per level-0 pixel."""
+    level: int
+    """The level of the pyramid that tiles are read from, and `shrink`, see `slide.View`."""
+    shrink: int
+    tissue: TissueConfig
+    grid: GridFacts
+
+    @classmethod
+    def of(cls, store: TileStore) -> Self:
+        """Read what a store says of its tiles.
+
+        Raises:
+            StoreError: if it is damaged there.
+
+        """
+        return _read(cls, store, store.tiling)
+
+
+class ScoringFacts(Facts):
+    """All that decides the scores of given tiles: its digest is that of the store's scores."""
+
+    bundle: BundleFacts
+    classes: tuple[str, ...]
+    runtime: Runtime
+    precision: Precision
+    graph: str | None
+    """As `Execution.graph`."""
+    views: int
+    class_fractions: bool
+
+    @classmethod
+    def of(cls, store: TileStore) -> Self:
+        """Read what a store says of its scores.
+
+        Raises:
+            StoreError: if it is damaged there, or has none.
+
+        """
+        return _read(cls, store, store.scoring)
+
+
+class Provenance(Record):
+    """All that the figures depend on."""
+
+    slide: SlideFacts
+    bundle: BundleFacts
+    config: Settings
+    config_digest: str
+    tiling_digest: str
+    """Of the store's `TilingFacts`, and `scoring_digest`, of its `ScoringFacts`."""
+    scoring_digest: str
+    execution: Execution
+    software: dict[str, str]
+    """Versions, by package."""
+
+
+Kind = TypeVar("Kind", bound=Facts)
+
+
+def _read(kind: type[Kind], store: TileStore, content: object) -> Kind:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise StoreError(
+            f"{store.path}: its description is damaged. Move it away and score the slide again."
+        ) from error
