@@ -45,7 +45,6 @@ from wsi_pipeline.network import (
     GuidedRegressionNetwork,
     RegressionNetwork,
     build_network,
-    upsample,
 )
 from wsi_pipeline.validation import load_yaml
 
@@ -148,8 +147,8 @@ def regression_metrics(
         prediction = network(pixels)
         truth.append(score.cpu().numpy())
         scores.append(prediction.score.cpu().numpy())
-        if prediction.logits is not None:
-            classes = upsample(prediction.logits).argmax(1)
+        if isinstance(network, GuidedRegressionNetwork) and prediction.logits is not None:
+            classes = network.segmentation.upsample(prediction.logits).argmax(1)
             confusion += confusion_matrix(mask.cpu().numpy(), classes.cpu().numpy(), len(CLASSES))
     metrics = {
         "pk": prediction_probability(np.concatenate(truth), np.concatenate(scores)),

@@ -4,7 +4,7 @@ Apart from the building, since most of what asks for classes or strides never bu
 the libraries that do take seconds to import.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
@@ -18,6 +18,14 @@ REGRESSION_STRIDE: Final = 64
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 """Of red, green and blue in 0..1, as pretrained backbones had them."""
+
+Upsampling = Literal["corners", "half-pixel"]
+"""How a coarse map is brought to full size: between the centres of its corner pixels, as the
+DeepLabv3+ of the library does, which shifts it by up to 1.5 px at the edges; or pixel over pixels,
+which shifts nothing."""
+
+LogitStride = Literal[4, 2]
+"""Stride of the class logits: that of DeepLabv3+, or of a head that goes one step further."""
 
 _Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -38,3 +46,7 @@ class Architecture(BaseModel):
     """What the graph subtracts from red, green and blue in 0..1."""
     std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
     """What the graph then divides red, green and blue by."""
+    upsampling: Upsampling = "corners"
+    logit_stride: LogitStride = 4
+    area_ratio: bool = False
+    """Whether the score is learnt as a correction to the share of malignant pixels."""

@@ -36,6 +36,8 @@ from wsi_pipeline.architecture import (
     REGRESSION_STRIDE,
     SEGMENTATION_STRIDE,
     Architecture,
+    LogitStride,
+    Upsampling,
 )
 from wsi_pipeline.errors import ConfigError
 
@@ -46,6 +48,13 @@ GUIDANCE_CHANNELS = 256
 # (12, 24, 36) belong to stride 8 and would reach beyond the 16×16 map of a 256-pixel training crop.
 _ATROUS_RATES = (6, 12, 18)
 _ASPP_DROPOUT = 0.1
+
+# Channels of the head that goes on to stride 2: of what the decoder knows, and of detail.
+_FINE_CHANNELS = 64
+_DETAIL_CHANNELS = 16
+
+# Beyond these a share of pixels says no more than "none" or "all".
+_SMALLEST_SHARE = 1e-3
 
 # A float32 sigmoid reaches 1 at 17: short of it every score is inside (0, 1).
 _LARGEST_LOGIT = 16.0
@@ -64,12 +73,14 @@ class Prediction(NamedTuple):
     score: Tensor
     """Cellularity in (0, 1), float32 [B]."""
     logits: Tensor | None
-    """Class logits at stride 4, [B, classes, H/4, W/4]; None if unwanted or not to be had."""
+    """Class logits at stride 4 or 2, [B, classes, H/4, W/4]; None if unwanted or not to be had."""
 
 
 class EncoderFeatures(NamedTuple):
     """What the segmentation encoder hands to its decoder and to the regression."""
 
+    fine: Tensor
+    """Backbone features at stride 2, for logits at that stride alone."""
     detail: Tensor
     """Backbone features at stride 4, for the decoder alone."""
     guidance: Tensor
@@ -132,6 +143,9 @@ class SegmentationNetwork(nn.Module):
         classes: tuple[str, ...] = CLASSES,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        *,
+        upsampling: Upsampling = "corners",
+        logit_stride: LogitStride = 4,
     ) -> None:
         super().__init__()
         _require_family(backbone, _SEGMENTATION_FAMILIES, "segmentation")
@@ -145,24 +159,44 @@ class SegmentationNetwork(nn.Module):
             decoder_aspp_dropout=_ASPP_DROPOUT,
             classes=len(classes),
         )
+        self.logit_stride = logit_stride
+        self.align_corners = upsampling == "corners"
+        if not self.align_corners:
+            self.deeplab.decoder.up = nn.Upsample(scale_factor=4, mode="bilinear")
+        if logit_stride == 2:
+            self.deeplab.segmentation_head = nn.Identity()
+            fine = self.deeplab.encoder.out_channels[1]
+            self.finer = _FinerHead(fine, len(classes), align_corners=self.align_corners)
 
     def encode(self, image: Tensor) -> EncoderFeatures:
         """Run the encoder (backbone and atrous pyramid) on a normalised image [B, 3, H, W]."""
         features = self.deeplab.encoder(image)
-        return EncoderFeatures(features[2], self.deeplab.decoder.aspp(features[-1]))
+        guidance = self.deeplab.decoder.aspp(features[-1])
+        return EncoderFeatures(features[1], features[2], guidance)
 
     def decode(self, features: EncoderFeatures) -> Tensor:
-        """Return class logits at stride 4, [B, classes, H/4, W/4]."""
+        """Return class logits at stride 4, [B, classes, H/4, W/4], or at stride 2."""
         decoder = self.deeplab.decoder
         detail = decoder.block1(features.detail)
         joined = torch.cat([decoder.up(features.guidance), detail], dim=1)
+        decoded: Tensor = decoder.block2(joined)
+        if self.logit_stride == 2:
+            finer: Tensor = self.finer(decoded, features.fine)
+            return finer
         # The head's first layer is its 1×1 convolution; the upsampling behind it is upsample()'s.
-        logits: Tensor = self.deeplab.segmentation_head[0](decoder.block2(joined))
+        logits: Tensor = self.deeplab.segmentation_head[0](decoded)
         return logits
+
+    def upsample(self, logits: Tensor) -> Tensor:
+        """Bring class logits to full size, [B, classes, H, W]."""
+        corners = self.align_corners or None
+        return F.interpolate(
+            logits, scale_factor=self.logit_stride, mode="bilinear", align_corners=corners
+        )
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return class logits at full size, [B, classes, H, W], for uint8 pixels [B, H, W, 3]."""
-        return upsample(self.decode(self.encode(self.normalise(pixels))))
+        return self.upsample(self.decode(self.encode(self.normalise(pixels))))
 
     def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load a timm state dict of the backbone's name, as pretrained on ImageNet.
@@ -191,9 +225,29 @@ class SegmentationNetwork(nn.Module):
         backbone.load_state_dict({k: v for k, v in state_dict.items() if k in own}, strict=False)
 
 
-def upsample(logits: Tensor) -> Tensor:
-    """Bring class logits from stride 4 to full size, [B, classes, 4·H, 4·W]."""
-    return F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=True)
+class _FinerHead(nn.Module):
+    """Takes the decoder's map from stride 4 to class logits at stride 2, with features from there.
+
+    A nucleus of a lymphocyte is 11 px wide: at stride 4 its outline is a guess.
+    """
+
+    def __init__(self, fine_channels: int, classes: int, *, align_corners: bool) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(*_convolution(GUIDANCE_CHANNELS, _FINE_CHANNELS, kernel=1))
+        self.detail = nn.Sequential(*_convolution(fine_channels, _DETAIL_CHANNELS, kernel=1))
+        channels = _FINE_CHANNELS + _DETAIL_CHANNELS
+        self.join = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            *_convolution(channels, _FINE_CHANNELS, kernel=1),
+        )
+        self.classify = nn.Conv2d(_FINE_CHANNELS, classes, kernel_size=1)
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners or None)
+        _initialise(self)
+
+    def forward(self, decoded: Tensor, fine: Tensor) -> Tensor:
+        joined = torch.cat([self.up(self.reduce(decoded)), self.detail(fine)], dim=1)
+        logits: Tensor = self.classify(self.join(joined))
+        return logits
 
 
 def class_fractions(logits: Tensor) -> Tensor:
@@ -282,11 +336,13 @@ class RegressionNetwork(nn.Module):
         """Score uint8 pixels [B, H, W, 3]; there are never logits."""
         return Prediction(self._score(self.regression(self.normalise(pixels))), None)
 
-    def _score(self, features: Tensor) -> Tensor:
+    def _score(self, features: Tensor, start: Tensor | float = 0.0) -> Tensor:
+        """Score pooled features; ``start`` is the logit that they correct."""
         # A product and a sum, the linear layer by another name: autocast takes a matrix product to
         # half precision, which has no two scores closer than 0.004 near 1.
         pooled = features.float().mean(dim=(2, 3))
         logit = (pooled * self.head.weight.float()).sum(dim=1) + self.head.bias.float()
+        logit = logit + start
         return torch.sigmoid(logit.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT))
 
 
@@ -302,6 +358,8 @@ class GuidedRegressionNetwork(RegressionNetwork):
             architecture.classes,
             architecture.mean,
             architecture.std,
+            upsampling=architecture.upsampling,
+            logit_stride=architecture.logit_stride,
         )
         if not self.regression.guidable:
             cause = (
@@ -314,17 +372,36 @@ class GuidedRegressionNetwork(RegressionNetwork):
             *_convolution(GUIDANCE_CHANNELS, channels, kernel=1),
         )
         _initialise(self.fuse)
+        self.ratio: nn.Linear | None = None
+        if architecture.area_ratio:
+            if "malignant" not in architecture.classes:
+                raise ConfigError("A network that corrects the area ratio needs a class malignant.")
+            self.malignant = architecture.classes.index("malignant")
+            # It starts as the ratio itself, uncorrected.
+            self.ratio = nn.Linear(1, 1)
+            nn.init.ones_(self.ratio.weight)
+            nn.init.zeros_(self.ratio.bias)
+            nn.init.zeros_(self.head.weight)
 
     def forward(self, pixels: Tensor, *, with_segmentation: bool = True) -> Prediction:
         """Score uint8 pixels [B, H, W, 3] and segment them, running the encoder once.
 
-        Without segmentation the decoder is not run, and the logits are None.
+        Without segmentation the logits are None, and the decoder is not run unless the score
+        corrects the area ratio.
         """
         image = self.normalise(pixels)
         encoded = self.segmentation.encode(image)
         joined = torch.cat([encoded.guidance, self.regression.early(image)], dim=1)
-        score = self._score(self.regression.late(self.fuse(joined)))
-        return Prediction(score, self.segmentation.decode(encoded) if with_segmentation else None)
+        features = self.regression.late(self.fuse(joined))
+        if self.ratio is None:
+            logits = self.segmentation.decode(encoded) if with_segmentation else None
+            return Prediction(self._score(features), logits)
+        logits = self.segmentation.decode(encoded)
+        share = F.softmax(logits.float(), dim=1)[:, self.malignant].mean(dim=(1, 2))
+        share = share.clamp(_SMALLEST_SHARE, 1 - _SMALLEST_SHARE)
+        ratio = torch.log(share / (1 - share))
+        start = ratio * self.ratio.weight.float().squeeze() + self.ratio.bias.float()
+        return Prediction(self._score(features, start), logits if with_segmentation else None)
 
     def load_segmentation(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load the weights of a SegmentationNetwork of the same backbone: the first stage's result.

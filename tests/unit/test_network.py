@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -14,7 +15,6 @@ from wsi_pipeline.network import (
     RegressionNetwork,
     SegmentationNetwork,
     build_network,
-    upsample,
 )
 
 LITE = "tf_efficientnet_lite0"
@@ -171,7 +171,7 @@ def test_shapes_of_the_paper(backbone, segmentation):
     assert prediction.score.shape == (2,)
     assert prediction.score.dtype == torch.float32
     assert prediction.logits.shape == (2, 4, 128, 128)
-    assert upsample(prediction.logits).shape == (2, 4, 512, 512)
+    assert network.segmentation.upsample(prediction.logits).shape == (2, 4, 512, 512)
     assert network.segmentation(patches).shape == (2, 4, 512, 512)
 
 
@@ -257,11 +257,66 @@ def test_segmentation_is_the_librarys_own_forward(backbone):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("stride", [4, 2])
+def test_half_pixel_logits_turn_with_the_picture_and_lie_over_it(stride):
+    """A mirrored map, brought to full size, is the mirrored full map; so is one that is shifted."""
+    network = SegmentationNetwork(LITE, upsampling="half-pixel", logit_stride=stride)
+    logits = torch.randn(1, 4, 8, 8)
+    full = network.upsample(logits)
+    assert full.shape == (1, 4, 8 * stride, 8 * stride)
+    torch.testing.assert_close(network.upsample(logits.flip(3)).flip(3), full)
+    # The mean of the pixels that a coarse one covers is at its own place, edges included.
+    ramp = torch.arange(8.0).expand(1, 1, 8, 8)
+    means = F.avg_pool2d(network.upsample(ramp), stride)
+    torch.testing.assert_close(means[..., 1:-1], ramp[..., 1:-1])
+    corners = SegmentationNetwork(LITE, logit_stride=stride).upsample(ramp)
+    assert (F.avg_pool2d(corners, stride) - ramp)[..., 1:-1].abs().max() > 0.2 / stride
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", ["resnet18", LITE])
+def test_logits_at_stride_2_see_what_stride_4_cannot(backbone):
+    torch.manual_seed(0)
+    network = settled(SegmentationNetwork(backbone, upsampling="half-pixel", logit_stride=2))
+    patches = pixels(2)
+    logits = network.decode(network.encode(network.normalise(patches)))
+    assert logits.shape == (2, 4, 64, 64)
+    assert network(patches).shape == (2, 4, 128, 128)
+    four = set(SegmentationNetwork(backbone).state_dict())
+    added = set(network.state_dict()) - four
+    assert {name.split(".")[0] for name in added} == {"finer"}
+    left_out = {f"deeplab.segmentation_head.0.{part}" for part in ("weight", "bias")}
+    assert four - set(network.state_dict()) == left_out
+
+
+@torch.no_grad()
+def test_a_correction_of_the_area_ratio_starts_as_the_ratio():
+    architecture = Architecture(
+        regression_backbone="resnet18",
+        segmentation_backbone=LITE,
+        upsampling="half-pixel",
+        logit_stride=2,
+        area_ratio=True,
+    )
+    network = settled(build_network(architecture))
+    network.head.weight.zero_()
+    patches = pixels(3)
+    score, logits = network(patches)
+    share = logits.softmax(1)[:, 3].mean((1, 2)).clamp(1e-3, 1 - 1e-3)
+    torch.testing.assert_close(score, share)
+    torch.testing.assert_close(network(patches, with_segmentation=False).score, score)
+    assert network(patches, with_segmentation=False).logits is None
+    with pytest.raises(ConfigError, match="class malignant"):
+        build_network(architecture.model_copy(update={"classes": ("a", "b")}))
+
+
+@torch.no_grad()
 def test_the_segmentation_of_the_guided_network_is_that_of_its_first_stage(network):
     first = SegmentationNetwork(LITE).eval()
     first.load_state_dict(network.segmentation.state_dict())
     patches = pixels(2)
-    torch.testing.assert_close(upsample(network(patches).logits), first(patches), rtol=0, atol=0)
+    logits = network(patches).logits
+    torch.testing.assert_close(first.upsample(logits), first(patches), rtol=0, atol=0)
 
 
 def test_the_encoder_runs_once_and_the_decoder_only_if_wanted(network):

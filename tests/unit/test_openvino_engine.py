@@ -39,8 +39,11 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def plain_bundle():
+    return bundle_of(Architecture(regression_backbone="resnet18"))
+
+
+def bundle_of(architecture):
     torch.manual_seed(1)
-    architecture = Architecture(regression_backbone="resnet18")
     card = ModelCard(
         name="plain",
         version="1",
@@ -114,6 +117,15 @@ def test_a_model_without_segmentation(plain_bundle, tiles):
     scores = engine_of(plain_bundle).predict(tiles)
     np.testing.assert_allclose(scores.cellularity, expected.cellularity, atol=FLOAT32_TOLERANCE)
     assert np.isnan(scores.class_fraction).all()
+
+
+def test_a_model_that_corrects_the_ratio_of_a_finer_segmentation(bundle, tiles):
+    choices = {"upsampling": "half-pixel", "logit_stride": 2, "area_ratio": True}
+    finer = bundle_of(bundle.card.architecture.model_copy(update=choices))
+    expected = engine_of(finer, runtime="torch").predict(tiles)
+    scores = engine_of(finer).predict(tiles)
+    np.testing.assert_allclose(scores.cellularity, expected.cellularity, atol=FLOAT32_TOLERANCE)
+    assert np.ptp(scores.cellularity) > 0.01
 
 
 def test_openvino_is_the_automatic_choice_on_a_cpu(bundle, monkeypatch):
