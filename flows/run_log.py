@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 
+from wsi_pipeline.shown import ShownFormatter
+
 _PACKAGES = ("training", "wsi_pipeline")
 
 
@@ -25,6 +27,7 @@ def run_log() -> Iterator[None]:
 
     handler = APILogHandler(logging.INFO)
     handler.addFilter(belongs)
+    handler.setFormatter(ShownFormatter())
     packages = [logging.getLogger(name) for name in _PACKAGES]
     levels = [package.level for package in packages]
     for package in packages:

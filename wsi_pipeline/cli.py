@@ -30,6 +30,7 @@ from rich.table import Table
 
 import wsi_pipeline as wsi
 from wsi_pipeline.errors import ConfigError, WsiError
+from wsi_pipeline.shown import ShownFormatter, shown, write_on_any_terminal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,11 +86,8 @@ def _setup(
         show_path=False,
         markup=False,
     )
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[handler],
-    )
+    handler.setFormatter(ShownFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     # It logs every oddity of a damaged file that an error of ours then names.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
@@ -173,7 +171,7 @@ def cohort(
 
         ended, page = wsi.cohort.score_cohort(night, crew, submit)
     _show_night(ended)
-    typer.echo(f"The night's table: {page}")
+    typer.echo(shown(f"The night's table: {page}"))
     if any(outcome.status == "failed" for outcome in ended.outcomes):
         raise typer.Exit(1)
 
@@ -198,7 +196,7 @@ def inspect(
         size = opened.l0_size
         millimetres = size.width * opened.mpp / 1e3, size.height * opened.mpp / 1e3
         slide_is = f"{opened.name} ({opened.vendor}, read with {opened.backend})"
-        about.add_row("Slide", escape(slide_is))
+        about.add_row("Slide", _plain(slide_is))
         about.add_row(
             "Size",
             f"{size.width} × {size.height} px, {millimetres[0]:.1f} × {millimetres[1]:.1f} mm",
@@ -208,8 +206,8 @@ def inspect(
             about.add_row(
                 "Bounds", f"{bounds.width} × {bounds.height} px at ({bounds.x}, {bounds.y})"
             )
-        about.add_row("Pixel size", f"{opened.mpp:.4g} µm/px, from the {opened.mpp_source}")
-        about.add_row("Sources", opened.mpp_sources.describe())
+        about.add_row("Pixel size", _plain(f"{opened.mpp:.4g} µm/px, from the {opened.mpp_source}"))
+        about.add_row("Sources", _plain(opened.mpp_sources.describe()))
         about.add_row(
             "Levels",
             ", ".join(
@@ -225,8 +223,10 @@ def inspect(
     about.add_row("Tiles", f"{expected.n_tiles} of {expected.n_candidates} hold tissue")
     about.add_row(
         "Time",
-        f"about {_duration(expected.total_s)} with {engine.bundle.card.name} "
-        f"({engine.execution}); reading alone {_duration(expected.read_s)}",
+        _plain(
+            f"about {_duration(expected.total_s)} with {engine.bundle.card.name} "
+            f"({engine.execution}); reading alone {_duration(expected.read_s)}"
+        ),
     )
     Console().print(about)
 
@@ -246,7 +246,7 @@ def tile(
     )
     with _progress(wsi.naming.file_name(slide)) as advance:
         store = wsi.pipeline.tile(slide, out, settings, advance)
-    typer.echo(f"{len(store)} tiles in {store.path}")
+    typer.echo(shown(f"{len(store)} tiles in {store.path}"))
 
 
 @app.command()
@@ -273,8 +273,8 @@ def quantise(
     graph, cost = wsi.quantise.quantise(model, sample, slides=len(paths), seed=seed)
     path = wsi.graphs.keep_quantised(model, graph, cost)
     typer.echo(
-        f"{path}: scores are off by {cost.mean_error:.4f} on average, {cost.max_error:.4f} at most "
-        f"({cost.checked_on} tiles)"
+        f"{shown(path)}: scores are off by {cost.mean_error:.4f} on average, "
+        f"{cost.max_error:.4f} at most ({cost.checked_on} tiles)"
     )
 
 
@@ -305,11 +305,12 @@ def heatmap(
                     f"({about.name}). Name that one, or leave --slide out."
                 )
             wsi.pipeline.write_outputs(folder, store, settings, opened)
-    typer.echo(f"Outputs of {about.name} written again in {folder}")
+    typer.echo(shown(f"Outputs of {about.name} written again in {folder}"))
 
 
 def main() -> None:
     """Run the command; bad input ends in one line and exit code 1, not in a traceback."""
+    write_on_any_terminal()
     try:
         app()
     except (WsiError, OSError) as error:
@@ -323,8 +324,8 @@ def _load_bundle(location: str | None, *, warn: bool = True) -> wsi.bundle.Model
     )
     if bundle.card.demonstration and warn:
         screen.print(
-            f"[yellow]Using {bundle.card.name} {bundle.card.version}, a demonstration:[/] "
-            f"{escape(bundle.card.trained_on.split('. ')[0].rstrip('.'))}. "
+            f"[yellow]Using {_plain(bundle.card.name)} {_plain(bundle.card.version)}, a "
+            f"demonstration:[/] {_plain(bundle.card.trained_on.split('. ')[0].rstrip('.'))}. "
             "Pass --bundle for a model of your own.",
             highlight=False,
         )
@@ -384,7 +385,7 @@ def _bars() -> Progress:
 def _progress(name: str) -> Iterator[wsi.pipeline.Progress]:
     """Show one slide's bar; yield what moves it."""
     with _bars() as bars:
-        task = bars.add_task(escape(name), total=None)
+        task = bars.add_task(_plain(name), total=None)
 
         def advance(done: int, total: int) -> None:
             bars.update(task, completed=done, total=total)
@@ -396,7 +397,7 @@ def _followed(
     bars: Progress, attempt: wsi.cohort.Attempt, job: wsi.messages.Job
 ) -> wsi.outcome.Outcome:
     """Score a slide of a night under a bar of its own, which its outcome replaces."""
-    task = bars.add_task(escape(job.filing.name), total=None)
+    task = bars.add_task(_plain(job.filing.name), total=None)
 
     def moved(event: wsi.messages.Event) -> None:
         if isinstance(event, wsi.messages.Progress):
@@ -406,18 +407,23 @@ def _followed(
     bars.remove_task(task)
     how = "green" if outcome.status == "scored" else "bold red"
     bars.console.print(
-        f"[{how}]{outcome.status}[/] {escape(outcome.reason or outcome.name)}",
+        f"[{how}]{outcome.status}[/] {_plain(outcome.reason or outcome.name)}",
         highlight=False,
         soft_wrap=True,
     )
     return outcome
 
 
+def _plain(text: object) -> str:
+    """Return a text that rich shows as it is."""
+    return escape(shown(text))
+
+
 def _show_error(error: WsiError | OSError) -> None:
     line = str(error)
     if isinstance(error, OSError) and error.filename:
         line = f"{error.filename}: {error.strerror}."
-    screen.print(f"[bold red]error:[/] {escape(line)}", highlight=False, soft_wrap=True)
+    screen.print(f"[bold red]error:[/] {_plain(line)}", highlight=False, soft_wrap=True)
 
 
 def _show_outcomes(outcomes: dict[str, wsi.summary.SlideSummary | Exception], out: Path) -> None:
@@ -427,16 +433,16 @@ def _show_outcomes(outcomes: dict[str, wsi.summary.SlideSummary | Exception], ou
         table.add_column(heading, overflow="fold")
     for name, outcome in outcomes.items():
         if isinstance(outcome, Exception):
-            table.add_row(escape(name), "failed", "", "", "")
+            table.add_row(_plain(name), "failed", "", "", "")
         elif outcome.status == "refused":
-            table.add_row(escape(name), f"refused: {escape(outcome.reason or '')}", "", "", "")
+            table.add_row(_plain(name), f"refused: {_plain(outcome.reason or '')}", "", "", "")
         else:
             table.add_row(
-                escape(name),
+                _plain(name),
                 "scored",
                 str(outcome.tiles.scored),
                 f"{outcome.cellularity.mean:.1%}" if outcome.cellularity else "",
-                escape(str(out / name / "cellularity.ome.tiff")),
+                _plain(str(out / name / "cellularity.ome.tiff")),
             )
     Console().print(table)
 
@@ -449,10 +455,10 @@ def _show_night(night: wsi.night.Night) -> None:
         summary = outcome.summary
         figure = summary.cellularity if summary is not None else None
         table.add_row(
-            escape(outcome.name),
+            _plain(outcome.name),
             outcome.status,
             f"{figure.mean:.1%}" if figure is not None else "",
-            escape(outcome.reason),
+            _plain(outcome.reason),
         )
     Console().print(table)
 

@@ -14,6 +14,7 @@ from unicodedata import normalize
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.locations import require_no_secret
+from wsi_pipeline.shown import shown
 from wsi_pipeline.slide_files import content_digest, files_of
 
 Names = Literal["file", "digest"]
@@ -66,9 +67,7 @@ def pseudonym(digest: str) -> str:
 
 def file_name(location: str) -> str:
     """Return the last part of a path or URL, fit to be shown: on one line, and in UTF-8."""
-    return "".join(
-        letter if letter.isprintable() else "\ufffd" for letter in location.rsplit("/", 1)[-1]
-    )
+    return shown(location.rsplit("/", 1)[-1])
 
 
 def slide_folder(location: str | Path, out: Path) -> Path:

@@ -34,9 +34,9 @@ the output folder can be moved as a whole. The tables have a row for each slide,
 ``config_digest``      string  of what in the configuration decides results
 ====================== ======= ====================================================================
 
-The CSV is UTF-8 with a byte order mark, without which Excel misreads names. A text that begins with
-``=``, ``+``, ``-``, ``@``, a tab or a line break has an apostrophe before it there, since a
-spreadsheet would run it as a formula; the Parquet file holds it as it is.
+The CSV is UTF-8 with a byte order mark, without which Excel misreads names. What a spreadsheet
+would run as a formula has an apostrophe before it there, and a text has one line; the
+Parquet file holds it as it is.
 """
 
 import base64
@@ -61,6 +61,7 @@ import wsi_pipeline
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.facts import BundleFacts
 from wsi_pipeline.outcome import Outcome, Status
+from wsi_pipeline.shown import shown_lines, spreadsheet_cell
 
 log = logging.getLogger(__name__)
 
@@ -250,9 +251,12 @@ def _row(outcome: Outcome) -> dict[str, str | float | None]:
 
 def _cell(value: str | float | None) -> str | float | None:
     """Return a value that a spreadsheet takes for what it is."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
-        return f"'{value}"
-    return value
+    return spreadsheet_cell(value) if isinstance(value, str) else value
+
+
+def _fit(value: object) -> object:
+    """Keep texts on the page from turning its writing; jinja2 keeps them from being markup."""
+    return shown_lines(value) if type(value) is str else value
 
 
 def _page(out: Path, night: Night) -> Iterator[str]:
@@ -281,7 +285,11 @@ def _page(out: Path, night: Night) -> Iterator[str]:
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_fit,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "duration": _duration}
     source = resources.files(wsi_pipeline).joinpath("night.html").read_text("utf-8")

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi_pipeline.errors import WsiError
+from wsi_pipeline.shown import ShownFormatter
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def log_file(path: Path) -> Iterator[None]:
     package = logging.getLogger("wsi_pipeline")
     handler = _LogFile(path, encoding="utf-8")
     handler.setLevel(logging.INFO)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(ShownFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     level = package.level
     if package.getEffectiveLevel() > logging.INFO:
         package.setLevel(logging.INFO)

@@ -6,10 +6,16 @@ by a spreadsheet or to be a link on a page. Files keep such text as it is; where
 program reads it, it goes through here.
 """
 
+import codecs
+import io
 import logging
 import re
+import sys
 
 _UNFIT = "\N{REPLACEMENT CHARACTER}"
+
+_NEAREST = {"µ": "u", "μ": "u", "×": "x", "²": "2", "–": "-", "…": "...", "’": "'", "\xa0": " "}
+"""What our own words turn into where a terminal has but ASCII."""
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]#+.!|~:@$^=-])")
 """What starts markup in CommonMark and GitHub's dialect: its tables, links without brackets, and
@@ -41,6 +47,14 @@ def spreadsheet_cell(text: object) -> str:
     return _FORMULA.sub(r"\1'", shown(text))
 
 
+def write_on_any_terminal() -> None:
+    """Have signs that a terminal or a pipe lacks be replaced, since they must not end a run."""
+    codecs.register_error("nearest", _nearest)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="nearest")
+
+
 class ShownFormatter(logging.Formatter):
     """Formats records such that no message can steer a terminal, or pose as further records."""
 
@@ -53,7 +67,14 @@ class ShownFormatter(logging.Formatter):
         return shown_lines(super().formatException(ei))  # type: ignore[arg-type]
 
 
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_NEAREST.get(letter, "?") for letter in missing), error.end
+
+
 def _fit(letter: str) -> str:
-    if letter.isprintable():
+    if letter.isprintable() or letter in "\xa0\u202f":
         return letter
     return " " if letter.isspace() else _UNFIT

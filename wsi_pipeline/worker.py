@@ -10,7 +10,6 @@ import faulthandler
 import logging
 import os
 import queue
-import sys
 import threading
 from collections.abc import Iterator
 from typing import IO
@@ -39,8 +38,11 @@ def _asked() -> Iterator[str]:
     """Give the supervisor's lines; when it is gone, end at once: stores survive that."""
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
+    # The supervisor writes UTF-8, whatever this process has been told of its terminal.
+    asked = os.fdopen(os.dup(0), encoding="utf-8")
+
     def listen() -> None:
-        for line in sys.stdin:
+        for line in asked:
             lines.put(line)
         os._exit(0)
 
