@@ -1,6 +1,6 @@
 """Score an inbox of slides as a Prefect flow run: the night.
 
-Each slide is a task run, in which a worker process scores it (`wsi_pipeline.supervise`): what
+Each slide is a task run, in which a worker process scores it (`wsi_pipeline.crew`): what
 brings such a process down costs that slide alone. While one slide has the model the next is read.
 The slides' stores are what resumes after a kill, so nothing is cached or persisted by Prefect, and
 a night that was cut short goes on with the next run. How task runs and the night end:
@@ -21,28 +21,25 @@ FAILED     Failed     no slide at all could be worked on, for the reason in the 
 import threading
 import time
 from collections import Counter
+from contextvars import copy_context
 from pathlib import Path
-from typing import Any
 
 from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.exceptions import PrefectException
-from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
-from prefect.task_runners import ThreadPoolTaskRunner
 
 import wsi_pipeline
 from flows.notices import INCOMPLETE, tell_of_failure
 from flows.progress import PROGRESS_EVERY_S, ProgressArtifact
 from flows.report import artifact_key, headline
 from flows.run_log import run_log
-from wsi_pipeline.cohort import Attempt, Cohort
-from wsi_pipeline.cohort import score_cohort as score_all
+from wsi_pipeline.cohort import Cohort
 from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.crew import Event, Job, Progress
 from wsi_pipeline.errors import WsiError
-from wsi_pipeline.messages import Event, Job, Progress
 from wsi_pipeline.night import Night
+from wsi_pipeline.night_run import Attempt, Follow, NightRun
 from wsi_pipeline.outcome import Outcome
 
 
@@ -90,16 +87,10 @@ def score_cohort(
                     cohort.bundle.card.limitations,
                 )
             shown = NightProgress(out.absolute().name)
-            threads: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(
-                max_workers=settings.crew.slides_at_once
-            )
-            with cohort.crew() as crew, threads:
-
-                def submit(attempt: Attempt, job: Job) -> "SlideRun":
-                    shown.expect(job)
-                    return SlideRun(_submitted(threads, attempt, job, shown))
-
-                night, page = score_all(cohort, crew, submit, shown.ended)
+            with NightRun(cohort, as_task_runs(shown)) as run:
+                for outcome in run:
+                    shown.ended(outcome)
+            night, page = run.report, run.page
         except WsiError as error:
             return Failed(message=str(error), data=error)
     create_table_artifact(
@@ -113,50 +104,39 @@ def score_cohort(
     return Completed(message=night_headline(night), data=page)
 
 
-class SlideRun:
-    """A slide's task run, and the outcome that it leaves behind."""
+def as_task_runs(shown: "NightProgress") -> Follow:
+    """Return what makes a task run of each attempt at a slide, within this flow run."""
+    flow_run = copy_context()
 
-    def __init__(self, pending: tuple[PrefectFuture[Any], list[Outcome]]) -> None:
-        self._future, self._outcome = pending
+    def follow(job: Job, attempt: Attempt) -> Outcome:
+        shown.expect(job)
+        kept: list[Outcome] = []
 
-    def result(self) -> Outcome:
-        """Wait for the outcome.
+        # Within, since Prefect would search an argument such as `attempt` for futures.
+        @task(
+            name="slide",
+            task_run_name=job.filing.name.replace("{", "{{").replace("}", "}}"),
+            persist_result=False,
+            cache_policy=NO_CACHE,
+        )
+        def slide() -> State[None]:
+            outcome = attempt(shown.follow(job))
+            kept.append(outcome)
+            if outcome.status == "scored" and outcome.summary is not None:
+                return Completed(name="Scored", message=headline(outcome.summary))
+            if outcome.status == "left":
+                return Completed(name="Left", message=outcome.reason)
+            if outcome.traceback is not None:
+                get_run_logger().error("%s", outcome.traceback)
+            name = "Refused" if outcome.status == "refused" else "Failed"
+            return Failed(name=name, message=outcome.reason)
 
-        Raises:
-            PrefectException: if the task run ended without one: the night was cancelled.
+        state = flow_run.copy().run(slide, return_state=True)
+        if not kept:
+            raise RuntimeError(f"Prefect did not score the slide: {state.message}")
+        return kept[0]
 
-        """
-        self._future.wait()
-        if not self._outcome:
-            raise PrefectException(f"{self._future.state.message or 'A slide was cancelled.'}")
-        return self._outcome[0]
-
-
-def _submitted(
-    threads: ThreadPoolTaskRunner[Any], attempt: Attempt, job: Job, shown: "NightProgress"
-) -> tuple[PrefectFuture[Any], list[Outcome]]:
-    kept: list[Outcome] = []
-
-    # Within, since Prefect would search an argument such as `attempt` for futures.
-    @task(
-        name="slide",
-        task_run_name=job.filing.name.replace("{", "{{").replace("}", "}}"),
-        persist_result=False,
-        cache_policy=NO_CACHE,
-    )
-    def slide() -> State[None]:
-        outcome = attempt(job, shown.follow(job))
-        kept.append(outcome)
-        if outcome.status == "scored" and outcome.summary is not None:
-            return Completed(name="Scored", message=headline(outcome.summary))
-        if outcome.status == "left":
-            return Completed(name="Left", message=outcome.reason)
-        if outcome.traceback is not None:
-            get_run_logger().error("%s", outcome.traceback)
-        name = "Refused" if outcome.status == "refused" else "Failed"
-        return Failed(name=name, message=outcome.reason)
-
-    return threads.submit(slide, parameters={}), kept
+    return follow
 
 
 class NightProgress:

@@ -26,7 +26,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -42,13 +41,13 @@ from tests.made import config_of_tiny, save_tiny_bundle, write_slide
 from tests.outputs import MIDDLE, assert_same, assert_whole, committed, stage_of
 from tests.real_slides import SLIDES
 from training.synthetic import generate_region
-from wsi_pipeline import cohort as library
 from wsi_pipeline.cohort import Cohort
 from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.crew import CrewConfig
 from wsi_pipeline.inbox import InboxConfig
 from wsi_pipeline.night import NIGHTS, Night
+from wsi_pipeline.night_run import NightRun
 from wsi_pipeline.store import NAME, TileStore
-from wsi_pipeline.supervise import CrewConfig
 
 log = logging.getLogger(__name__)
 
@@ -182,12 +181,10 @@ def night_config(**engine: object) -> ScoreConfig:
 
 def a_night(inbox: Path, out: Path, bundle: Path, config: ScoreConfig) -> Night:
     """Score an inbox in one go, without Prefect and undisturbed."""
-    cohort = Cohort.prepare(str(inbox), out, str(bundle), config)
-    with cohort.crew() as crew, ThreadPoolExecutor(config.crew.slides_at_once) as threads:
-        night, _ = library.score_cohort(
-            cohort, crew, lambda attempt, job: threads.submit(attempt, job, lambda _event: None)
-        )
-    return night
+    with NightRun(Cohort.prepare(str(inbox), out, str(bundle), config)) as night:
+        for outcome in night:
+            log.info("%s: %s", outcome.name, outcome.status)
+    return night.report
 
 
 class Nights:

@@ -7,10 +7,11 @@ help, and mistakes in options, shall not wait for it.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -156,24 +157,21 @@ def cohort(
     are left alone. The exit code is 0 only if no slide failed.
     """
     settings = wsi.config.ScoreConfig.resolve(config, device=device)
-    _load_bundle(bundle)
-    night = wsi.cohort.Cohort.prepare(inbox, out, bundle, settings, again=again)
-    with (
-        _bars() as bars,
-        night.crew() as crew,
-        ThreadPoolExecutor(settings.crew.slides_at_once) as threads,
-    ):
-
-        def submit(
-            attempt: wsi.cohort.Attempt, job: wsi.messages.Job
-        ) -> Future[wsi.outcome.Outcome]:
-            return threads.submit(_followed, bars, attempt, job)
-
-        ended, page = wsi.cohort.score_cohort(night, crew, submit)
-    _show_night(ended)
-    typer.echo(shown(f"The night's table: {page}"))
-    if any(outcome.status == "failed" for outcome in ended.outcomes):
-        raise typer.Exit(1)
+    prepared = wsi.cohort.Cohort.prepare(inbox, out, bundle, settings, again=again)
+    _warn_of_demonstration(prepared.bundle)
+    code = 0
+    with _bars() as bars, _signals_end_the_night():
+        night = wsi.night_run.NightRun(prepared, partial(_followed, bars))
+        try:
+            with night:
+                for outcome in night:
+                    _show_outcome(bars.console, outcome)
+        except _NightEndedError as ended:
+            code = ended.code
+    _show_night(night.report)
+    typer.echo(shown(f"The night's table: {night.page}"))
+    if code or any(outcome.status == "failed" for outcome in night.report.outcomes):
+        raise typer.Exit(code or 1)
 
 
 @app.command()
@@ -322,14 +320,19 @@ def _load_bundle(location: str | None, *, warn: bool = True) -> wsi.bundle.Model
     bundle = wsi.bundle.ModelBundle.load(
         location if location is not None else wsi.bundle.DEMO_BUNDLE
     )
-    if bundle.card.demonstration and warn:
+    if warn:
+        _warn_of_demonstration(bundle)
+    return bundle
+
+
+def _warn_of_demonstration(bundle: wsi.bundle.ModelBundle) -> None:
+    if bundle.card.demonstration:
         screen.print(
             f"[yellow]Using {_plain(bundle.card.name)} {_plain(bundle.card.version)}, a "
             f"demonstration:[/] {_plain(bundle.card.trained_on.split('. ')[0].rstrip('.'))}. "
             "Pass --bundle for a model of your own.",
             highlight=False,
         )
-    return bundle
 
 
 def _expand(slides: list[str]) -> list[str]:
@@ -394,24 +397,56 @@ def _progress(name: str) -> Iterator[wsi.pipeline.Progress]:
 
 
 def _followed(
-    bars: Progress, attempt: wsi.cohort.Attempt, job: wsi.messages.Job
+    bars: Progress, job: wsi.crew.Job, attempt: wsi.night_run.Attempt
 ) -> wsi.outcome.Outcome:
-    """Score a slide of a night under a bar of its own, which its outcome replaces."""
+    """Score a slide of a night under a bar of its own."""
     task = bars.add_task(_plain(job.filing.name), total=None)
 
-    def moved(event: wsi.messages.Event) -> None:
-        if isinstance(event, wsi.messages.Progress):
+    def moved(event: wsi.crew.Event) -> None:
+        if isinstance(event, wsi.crew.Progress):
             bars.update(task, completed=event.done, total=event.total)
 
-    outcome = attempt(job, moved)
-    bars.remove_task(task)
-    how = "green" if outcome.status == "scored" else "bold red"
-    bars.console.print(
-        f"[{how}]{outcome.status}[/] {_plain(outcome.reason or outcome.name)}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return outcome
+    try:
+        return attempt(moved)
+    finally:
+        bars.remove_task(task)
+
+
+class _NightEndedError(KeyboardInterrupt):
+    """A signal asks for the night's end; `code` is the exit code that tells of it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
+
+
+@contextmanager
+def _signals_end_the_night() -> Iterator[None]:
+    """Have Ctrl-C, a service that stops and a terminal that closes end a night with its page."""
+
+    def end(number: int, _frame: object) -> None:
+        raise _NightEndedError(number)
+
+    before = {
+        number: signal.signal(number, end)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN  # as `nohup` has it
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show_outcome(console: Console, outcome: wsi.outcome.Outcome) -> None:
+    if outcome.status != "left":
+        how = "green" if outcome.status == "scored" else "bold red"
+        console.print(
+            f"[{how}]{outcome.status}[/] {_plain(outcome.reason or outcome.name)}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _plain(text: object) -> str:

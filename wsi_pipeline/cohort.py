@@ -1,9 +1,4 @@
-"""A night: all slides of an inbox, each to its own end.
-
-::
-
-    inbox ─ plan ─ jobs ─ crew of workers ─ outcomes ─ night's table
-              └─ left alone: still being copied, done, the same slide as another
+"""What a night is to do: which slides of an inbox are scored, under what names, and which are not.
 
 A slide is known by its bytes: what has been scored with this bundle and configuration is left
 alone whatever it is called, and a slide that failed for good is tried again only when it, the
@@ -11,13 +6,10 @@ bundle or the configuration has changed, or on request.
 """
 
 import logging
-import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -25,19 +17,17 @@ from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.cluster import Cluster
 from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.crew import Crew, Job, Setup
 from wsi_pipeline.digest_cache import DigestCache
 from wsi_pipeline.engine import execution_of
-from wsi_pipeline.errors import StoreError, WsiError
+from wsi_pipeline.errors import BundleError, StoreError, WsiError
 from wsi_pipeline.facts import Settings, TilingFacts
 from wsi_pipeline.inbox import Inbox, InboxSlide, find_slides
-from wsi_pipeline.messages import Event, Job, Setup
 from wsi_pipeline.naming import Filing, Names, file_name, pseudonym, slide_folder
-from wsi_pipeline.night import Night, write_night
 from wsi_pipeline.outcome import Outcome, left, of_error
 from wsi_pipeline.pipeline import holds, read_summary
 from wsi_pipeline.store import TileStore, digest_of
 from wsi_pipeline.summary import SlideSummary
-from wsi_pipeline.supervise import Crew, CrewConfig
 
 log = logging.getLogger(__name__)
 
@@ -49,20 +39,8 @@ SLOT = ".model.lock"
 
 DIGEST_IN_NAME = 8
 
-OnOutcome = Callable[[Outcome], None]
-OnEvent = Callable[[Event], None]
-Attempt = Callable[[Job, OnEvent], Outcome]
-
-
-class Pending(Protocol):
-    """A slide that is being scored, or waits for it."""
-
-    def result(self) -> Outcome:
-        """Wait for its outcome."""
-        ...
-
-
-Submit = Callable[[Attempt, Job], Pending]
+Step = tuple[str, "Job | Outcome"]
+"""A slide by its location, and what is to be done with it, or how it has ended already."""
 
 
 class Remembered(BaseModel):
@@ -114,10 +92,16 @@ class Cohort:
 
     def crew(self) -> Crew:
         """Return the workers that score this night's slides."""
+        model = self.bundle
+        if model.folder is None:
+            raise BundleError(f"{model.source} lies in no folder that processes can load it from.")
+        elsewhere = model.source.startswith("hf:") or model.source == str(DEMO_BUNDLE)
         setup = Setup(
             out=self.out,
-            bundle=str(self.bundle.source),
-            config=self.config.model_dump(mode="json"),
+            bundle=model.folder,
+            source=model.source if elsewhere else str(model.folder),
+            digest=model.digest,
+            config=self.config,
             slot=self.out / SLOT,
         )
         return Crew(setup, self.config.crew)
@@ -132,96 +116,39 @@ class Cohort:
         return find_slides(self.inbox, self.config.inbox)
 
 
-def score_cohort(
-    cohort: Cohort, crew: Crew, submit: Submit, on_outcome: OnOutcome = lambda _outcome: None
-) -> tuple[Night, Path]:
-    """Score what is new in the inbox; return the night and the page that tells of it.
+def plan(cohort: Cohort, inbox: Inbox) -> Iterator[Step]:
+    """Yield each slide of an inbox, in the order of their names: to be scored, or left alone.
 
-    Args:
-        cohort: what is to be scored, and how.
-        crew: its workers.
-        submit: runs an attempt at a job in a thread of its choice, and returns what waits for it.
-        on_outcome: told how each slide ended, from the calling thread.
-
-    Raises:
-        ConfigError: if there is no inbox. What is wrong with a single slide is its outcome.
-
+    A slide is read for its digest when it is its turn. Whatever is wrong with it, or with what lies
+    where its results belong, is its outcome.
     """
-    started = datetime.now(UTC)
-    outcomes: list[Outcome] = []
-
-    def ended(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        on_outcome(outcome)
-
-    def attempt(job: Job, on_event: OnEvent) -> Outcome:
-        outcome = crew.score(job, on_event)
-        remember(cohort, outcome)
-        return outcome
-
-    jobs: Iterable[Job] = plan(cohort, ended)
-    for last in passes(cohort.config.crew):
-        # All are handed over before the first is waited for: reading ahead for the digests goes on.
-        tried = [(job, submit(attempt, job)) for job in jobs]
-        again = []
-        for job, pending in tried:
-            outcome = pending.result()
-            if outcome.retry == "now" and not last:
-                log.warning("It will be tried again tonight. %s", outcome.reason)
-                again.append(job)
-            else:
-                ended(outcome)
-        if not again:
-            break
-        jobs = again
-    night = Night(started=started, ended=datetime.now(UTC), inbox=cohort.inbox, outcomes=outcomes)
-    return night, write_night(cohort.out, night)
-
-
-def passes(config: CrewConfig) -> Iterator[bool]:
-    """Yield once for each time that slides may be tried in a night, with whether it is the last.
-
-    Between two passes there is a pause: what was away for a moment shall have time to come back.
-    """
-    last = config.retries
-    for number in range(last + 1):
-        if number:
-            time.sleep(config.retry_after_s)
-        yield number == last
-
-
-def plan(cohort: Cohort, on_left: OnOutcome) -> Iterator[Job]:
-    """Yield what is to be scored, in the order of the slides' names; tell what is left alone.
-
-    Slides are read for their digests as the jobs are asked for: the first is being scored while
-    the next are read.
-    """
-    inbox = cohort.look()
     names = cohort.config.names
     log.info("%d slides in the inbox, %d still copied", len(inbox.slides), len(inbox.copying))
     for slide in inbox.copying:
-        on_left(left(_unread(slide, names), "copying", "It is still being copied."))
+        yield slide.location, left(unread(slide, names), "copying", "It is still being copied.")
     taken: dict[str, str] = {}
     with _digests(cohort) as cache:
         for slide in inbox.slides:
             try:
-                digest = cache.digest(slide)
-            except (WsiError, OSError) as error:
-                on_left(of_error(_unread(slide, names), slide.location, error))
-                continue
-            same = next((folder for folder, owner in taken.items() if owner == digest), None)
-            if same is not None:
-                filing = Filing(same, _shown(slide, digest, names), digest)
-                on_left(left(filing, "duplicate", f"It is the same slide as the one in {same}."))
-                continue
-            filing = _filed(cohort, slide, digest, taken)
-            taken[_key(filing.folder)] = digest
-            done = known(cohort, filing)
-            if done is None:
-                yield Job(location=slide.location, filing=filing)
-            else:
-                remember(cohort, done)  # the night that scored it may have been killed before that
-                on_left(done)
+                step = _step(cohort, slide, cache.digest(slide), taken)
+            # Names, old results and attributes of stores can be wrong in more ways than one.
+            except Exception as error:  # noqa: BLE001
+                step = of_error(unread(slide, names), slide.location, error)
+            yield slide.location, step
+
+
+def _step(cohort: Cohort, slide: InboxSlide, digest: str, taken: dict[str, str]) -> Job | Outcome:
+    same = next((folder for folder, owner in taken.items() if owner == digest), None)
+    if same is not None:
+        filing = Filing(same, _shown(slide, digest, cohort.config.names), digest)
+        return left(filing, "duplicate", f"It is the same slide as the one in {same}.")
+    filing = _filed(cohort, slide, digest, taken)
+    taken[_key(filing.folder)] = digest
+    done = known(cohort, filing)
+    if done is None:
+        return Job(location=slide.location, filing=filing)
+    remember(cohort, done)  # the night that scored it may have been killed before that
+    return done
 
 
 def known(cohort: Cohort, filing: Filing) -> Outcome | None:
@@ -299,7 +226,7 @@ def _digests(cohort: Cohort) -> DigestCache:
     return DigestCache(cohort.out / DIGESTS if cohort.config.names == "file" else None)
 
 
-def _unread(slide: InboxSlide, names: Names) -> Filing:
+def unread(slide: InboxSlide, names: Names) -> Filing:
     """File a slide whose bytes are not known."""
     if names == "digest":
         return Filing("", "a slide that was not read")

@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.crew import CrewConfig
 from wsi_pipeline.engine import EngineConfig
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.facts import GridFacts, Settings
@@ -18,7 +19,6 @@ from wsi_pipeline.naming import Names
 from wsi_pipeline.overlay import OverlayConfig
 from wsi_pipeline.readers import Backend
 from wsi_pipeline.store import StoreConfig
-from wsi_pipeline.supervise import CrewConfig
 from wsi_pipeline.tissue import TissueConfig
 from wsi_pipeline.validation import load_yaml, problems
 

@@ -41,6 +41,10 @@ class BundleError(WsiError):
     """A model bundle is missing, incomplete, or does not fit what is asked of it."""
 
 
+class ModelUnavailableError(WsiError):
+    """No process can load the model now; nothing is said of the slide that waits for it."""
+
+
 class ConfigError(WsiError):
     """A configuration file or option holds something that cannot be used."""
 

@@ -71,7 +71,7 @@ PAGE = "index.html"
 ORDER: tuple[Status, ...] = ("failed", "refused", "scored", "left")
 """What needs a person first."""
 
-LEFT_ORDER = ("failed before", "in use", "copying", "duplicate", "done")
+LEFT_ORDER = ("failed before", "ended", "in use", "copying", "duplicate", "done")
 
 PICTURES = {
     "scored": ("overlay.png", "tissue-outline.png", "thumbnail.png"),
@@ -131,6 +131,7 @@ class Night:
         ended: when all slides had come to their ends, likewise.
         inbox: what to call the inbox.
         outcomes: one for each slide.
+        is_whole: False if it was ended before all slides had come to their ends.
 
     """
 
@@ -138,6 +139,7 @@ class Night:
     ended: datetime
     inbox: str
     outcomes: Sequence[Outcome]
+    is_whole: bool = True
 
     def sorted_outcomes(self) -> list[Outcome]:
         """Return the outcomes as the report shows them: what needs a person first, then by name."""
@@ -269,6 +271,7 @@ def _page(out: Path, night: Night) -> Iterator[str]:
         started=night.started.astimezone(UTC),
         ended=night.ended.astimezone(UTC),
         inbox=night.inbox,
+        is_whole=night.is_whole,
         outcomes=outcomes,
         by_status=by_status,
         left=Counter(outcome.kind for outcome in by_status["left"]),

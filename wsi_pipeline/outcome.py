@@ -21,6 +21,7 @@ from wsi_pipeline.errors import (
     ClusterError,
     CoverageError,
     InUseError,
+    ModelUnavailableError,
     MppError,
     OutputError,
     SlideError,
@@ -128,6 +129,8 @@ def retry_after(error: Exception) -> Retry:
     """Say whether another try can end otherwise: a network may be back, a corrupt file may not."""
     match error:
         case SlideUnavailableError() | ClusterError() | ConnectionError() | TimeoutError():
+            return "now"
+        case ModelUnavailableError():
             return "now"
         case InUseError():
             return "now"  # the other run may have ended by the time all others are scored

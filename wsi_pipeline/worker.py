@@ -1,53 +1,143 @@
-"""`python -m wsi_pipeline.worker`: a process that keeps the model and scores slide after slide.
+"""`python -m wsi_pipeline.worker FD`: keeps the model and scores slide after slide.
 
-Slides come from other people's machines, and the libraries that decode them are written in C. What
-brings such a library down, hangs it or fills the memory shall cost one slide and not the night: so
-slides are scored by processes like this one, which a supervisor (`wsi_pipeline.supervise`) watches
-and replaces. All that is worth keeping is in the slide's store at any time.
+Such processes are started, watched and replaced by `wsi_pipeline.crew`; FD is their end of its
+pipe. All that is worth keeping is in the slide's store at any time, so that one may end at any
+moment: and it does, at once, when the other end of the pipe is closed.
 """
 
 import faulthandler
 import logging
 import os
+import pickle
 import queue
+import sys
 import threading
-from collections.abc import Iterator
-from typing import IO
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # loading the libraries takes seconds, in which the night may end
+    from wsi_pipeline.crew import Event, Job, OnEvent, Setup
+    from wsi_pipeline.outcome import Outcome
+    from wsi_pipeline.pipeline import Scorer
+
+PROGRESS_EVERY_S = 1.0
 
 
 def main() -> None:
-    """Score what the supervisor asks for, until it closes its end."""
+    """Score what the crew asks for, until it closes its end."""
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    answers = _own_answers()
-    asked = _asked()
-    # Loading the libraries takes seconds, in which the supervisor may die: it listens already.
-    from wsi_pipeline.worker_loop import work
+    pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    asked: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, asked), name="listening", daemon=True).start()
+    speaking = threading.Lock()
 
-    work(asked, answers)
+    def tell(event: "Event") -> None:
+        with speaking:
+            pipe.send(event)
 
-
-def _own_answers() -> IO[str]:
-    """Keep standard output for answers; what libraries print goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
+    work(lambda: pickle.loads(asked.get()), tell)  # noqa: S301 - from the night
 
 
-def _asked() -> Iterator[str]:
-    """Give the supervisor's lines; when it is gone, end at once: stores survive that."""
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    # The supervisor writes UTF-8, whatever this process has been told of its terminal.
-    asked = os.fdopen(os.dup(0), encoding="utf-8")
-
-    def listen() -> None:
-        for line in asked:
-            lines.put(line)
+def _listen(pipe: "Connection[Any, Any]", asked: queue.SimpleQueue[bytes]) -> None:
+    """Take what is asked; when nobody is left to ask, end at once: stores survive that."""
+    try:
+        while True:
+            asked.put(pipe.recv_bytes())
+    finally:
         os._exit(0)
 
-    threading.Thread(target=listen, name="listening", daemon=True).start()
-    return iter(lines.get, None)
+
+def work(asked: Callable[[], Any], tell: "OnEvent") -> None:
+    """Load the model and do one job after another.
+
+    Args:
+        asked: waits for the `Setup`, and then for each `Job`.
+        tell: takes the events.
+
+    """
+    from wsi_pipeline.bundle import ModelBundle
+    from wsi_pipeline.crew import Ended, Ready, Unusable
+    from wsi_pipeline.errors import BundleError, WsiError
+    from wsi_pipeline.pipeline import start_engine
+
+    # It logs every oddity of a damaged file that an error of ours then names.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    setup: Setup = asked()
+    try:
+        bundle = replace(ModelBundle.load(setup.bundle), source=setup.source)
+        if bundle.digest != setup.digest:
+            raise BundleError(
+                f"{setup.bundle}: this is no longer the model that the night began with "
+                f"({setup.digest[:12]}), but another one ({bundle.digest[:12]}). Put a new model "
+                f"into a folder of its own, and leave those in use as they are."
+            )
+        engine = start_engine(bundle, setup.config)
+    except (WsiError, OSError) as error:
+        tell(Unusable(reason=str(error)))
+        return
+    tell(Ready())
+    while True:
+        tell(Ended(outcome=score(asked(), setup, engine, tell)))
+
+
+def score(job: "Job", setup: "Setup", engine: "Scorer", tell: "OnEvent") -> "Outcome":
+    """Score one slide; whatever becomes of it is an outcome."""
+    import filelock
+
+    from wsi_pipeline import outcome, pipeline
+    from wsi_pipeline.crew import Model, Progress
+
+    start, busy_before = time.perf_counter(), engine.busy_s
+    held: list[float] = []
+    due = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal due
+        if done == total or time.monotonic() >= due:
+            tell(Progress(done=done, total=total))
+            due = time.monotonic() + PROGRESS_EVERY_S
+
+    @contextmanager
+    def model_slot() -> Iterator[None]:
+        tell(Model(step="wanted"))
+        # A lock of the operating system: a dead process holds none.
+        with filelock.FileLock(setup.slot):
+            tell(Model(step="taken"))
+            held.append(time.time())
+            try:
+                yield
+            finally:
+                held.append(time.time())
+        tell(Model(step="released"))
+
+    try:
+        summary = pipeline.score_slide(
+            job.location,
+            setup.out,
+            engine,
+            setup.config,
+            progress,
+            filing=job.filing,
+            model_slot=model_slot,
+        )
+        ended = outcome.of_summary(job.filing, summary)
+    # One slide's fault, whatever it is, must not end the process that scores the next.
+    except Exception as error:  # noqa: BLE001
+        ended = outcome.of_error(job.filing, job.location, error)
+    return ended.model_copy(
+        update={
+            "slide_digest": ended.slide_digest or job.filing.digest,
+            "seconds": time.perf_counter() - start,
+            "model_s": engine.busy_s - busy_before,
+            "model_from": held[0] if held else None,
+            "model_until": held[-1] if held else None,
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from tests.made import write_slide
 from training.synthetic import generate_region
 from wsi_pipeline.bundle import DEMO_BUNDLE
 from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.crew import CrewConfig
 from wsi_pipeline.inbox import InboxConfig
 from wsi_pipeline.night import Night
-from wsi_pipeline.supervise import CrewConfig
 
 
 def computing_share(night: Night) -> float:

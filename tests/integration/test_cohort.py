@@ -3,16 +3,15 @@
 import json
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from wsi_pipeline import cohort as night_of
-from wsi_pipeline.cohort import Cohort, score_cohort
+from wsi_pipeline.cohort import Cohort
+from wsi_pipeline.crew import CrewConfig
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.inbox import InboxConfig
-from wsi_pipeline.supervise import CrewConfig
+from wsi_pipeline.night_run import NightRun
 
 
 @pytest.fixture
@@ -43,18 +42,15 @@ def inbox(tmp_path, make_slide, section):
 
 
 def a_night(inbox, out, bundle, config, *, again=False):
-    """Run a night with threads; return its outcomes by the slides' names."""
+    """Run a night; return its outcomes by the slides' names."""
     cohort = Cohort.prepare(str(inbox), out, str(bundle), config, again=again)
-    with (
-        cohort.crew() as crew,
-        ThreadPoolExecutor(config.crew.slides_at_once) as threads,
-    ):
-        night, page = score_cohort(
-            cohort, crew, lambda attempt, job: threads.submit(attempt, job, lambda _event: None)
-        )
-    assert page.is_file()
-    assert len({outcome.name for outcome in night.outcomes}) == len(night.outcomes)
-    return {outcome.name: outcome for outcome in night.outcomes}
+    with NightRun(cohort) as night:
+        yielded = list(night)
+    assert night.page.is_file()
+    assert night.report.is_whole
+    assert yielded == night.report.outcomes
+    assert len({outcome.name for outcome in yielded}) == len(yielded)
+    return {outcome.name: outcome for outcome in yielded}
 
 
 def ends(outcomes):
@@ -136,40 +132,35 @@ def test_other_settings_are_other_work(inbox, tmp_path, tiny_bundle, config):
     assert set(ends(again).values()) == {("left", "done")}
 
 
-def test_what_was_away_is_tried_again_after_the_others(
-    inbox, tmp_path, tiny_bundle, config, monkeypatch
-):
+def test_what_was_away_is_tried_again_after_the_others(inbox, tmp_path, tiny_bundle, config):
     """As when a network drive comes back: the file is there at the second look at it."""
-    pauses = []
     slide, hidden = inbox / "case 1.tif", tmp_path / "hidden.tif"
+    tries = []
 
-    def back(seconds):
-        if hidden.exists():
-            pauses.append(seconds)
-            hidden.rename(slide)
+    def follow(job, attempt):
+        tries.append(job.filing.name)
+        first = tries.count("case 1.tif") == 1
+        if job.location == str(slide):
+            slide.rename(hidden) if first else hidden.rename(slide)
+        return attempt(lambda _event: None)
 
-    monkeypatch.setattr(night_of.time, "sleep", back)
-    cohort = Cohort.prepare(str(inbox), tmp_path / "results", str(tiny_bundle), config)
-    order = []
-    with cohort.crew() as crew, ThreadPoolExecutor(1) as threads:
-
-        def submit(attempt, job):
-            if job.location == str(slide) and not hidden.exists() and not pauses:
-                slide.rename(hidden)
-            return threads.submit(attempt, job, lambda _event: None)
-
-        night, _ = score_cohort(cohort, crew, submit, lambda outcome: order.append(outcome.name))
-    outcomes = {outcome.name: outcome for outcome in night.outcomes}
-    assert pauses == [0]
+    config = config.model_copy(update={"crew": CrewConfig(slides_at_once=1, retry_after_s=0)})
+    with NightRun(
+        Cohort.prepare(str(inbox), tmp_path / "results", str(tiny_bundle), config), follow
+    ) as night:
+        order = [outcome.name for outcome in night]
+    assert tries.count("case 1.tif") == 2
+    outcomes = {outcome.name: outcome for outcome in night.report.outcomes}
     assert outcomes["case 1.tif"].status == "scored"
     assert order[-1] == "case 1.tif"
 
 
 def test_no_inbox(tmp_path, tiny_bundle, config):
-    with pytest.raises(ConfigError, match="missing"):
-        list(
-            night_of.plan(
-                Cohort.prepare(str(tmp_path / "missing"), tmp_path, str(tiny_bundle), config),
-                lambda _outcome: None,
-            )
-        )
+    with (
+        pytest.raises(ConfigError, match="missing"),
+        NightRun(
+            Cohort.prepare(str(tmp_path / "missing"), tmp_path, str(tiny_bundle), config)
+        ) as night,
+    ):
+        list(night)
+    assert not (tmp_path / "nights").exists()

@@ -1,20 +1,21 @@
 """Workers that die, hang or swell: real processes, killed and stopped by real signals."""
 
+import multiprocessing
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
 
 from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import build_engine
-from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.messages import Job, Model, Progress, Setup
+from wsi_pipeline.crew import Crew, CrewConfig, Job, Model, Progress, Setup
+from wsi_pipeline.engine import EngineConfig, build_engine
+from wsi_pipeline.errors import ModelUnavailableError
 from wsi_pipeline.naming import file_slide
 from wsi_pipeline.pipeline import score_slide
-from wsi_pipeline.supervise import Crew, CrewConfig
 
 
 @pytest.fixture
@@ -23,8 +24,10 @@ def setup(tmp_path, tiny_bundle, tiny_config):
     out.mkdir()
     return Setup(
         out=out,
-        bundle=str(tiny_bundle),
-        config=tiny_config.model_dump(mode="json"),
+        bundle=tiny_bundle,
+        source=str(tiny_bundle),
+        digest=ModelBundle.load(tiny_bundle).digest,
+        config=tiny_config,
         slot=out / ".model.lock",
     )
 
@@ -106,21 +109,22 @@ def test_a_worker_that_takes_too_much_memory_is_given_up(setup, job):
     assert "more than 0.1 GiB" in swollen.reason
 
 
-def test_what_holds_for_all_slides_is_no_slides_outcome(setup, job):
-    wrong = setup.model_copy(update={"config": {"engine": {"device": "cuda:77"}}})
+def test_a_model_that_cannot_be_used_is_no_slides_outcome(setup, job, tiny_config):
+    there = EngineConfig(device="cuda:77")
+    wrong = replace(setup, config=tiny_config.model_copy(update={"engine": there}))
     with (
         Crew(wrong, CrewConfig()) as crew,
-        pytest.raises(ConfigError, match="There is no device 'cuda:77'"),
+        pytest.raises(ModelUnavailableError, match="There is no device 'cuda:77'"),
     ):
         crew.score(job)
 
 
 def test_a_pseudonym_hides_the_name_in_results_and_messages(setup, job, tmp_path):
     """Also where the message is about the file."""
-    config = setup.config | {"names": "digest"}
+    config = setup.config.model_copy(update={"names": "digest"})
     bad = tmp_path / "Doe John 1950.svs"
     bad.write_bytes(b"II*\0" + bytes(100))
-    with Crew(setup.model_copy(update={"config": config}), CrewConfig(slides_at_once=1)) as crew:
+    with Crew(replace(setup, config=config), CrewConfig(slides_at_once=1)) as crew:
         outcomes = [
             crew.score(Job(location=where, filing=file_slide(where, "digest")))
             for where in (str(bad), job.location)
@@ -140,10 +144,14 @@ def test_a_pseudonym_hides_the_name_in_results_and_messages(setup, job, tmp_path
 
 
 def test_a_worker_hears_of_the_end_while_it_is_loading():
-    loading = [sys.executable, "-X", "importtime", "-m", "wsi_pipeline.worker"]
-    ended = subprocess.run(
-        loading, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True
-    )
+    ours, its = multiprocessing.Pipe()
+    loading = [sys.executable, "-X", "importtime", "-m", "wsi_pipeline.worker", str(its.fileno())]
+    with its:
+        worker = subprocess.Popen(
+            loading, stderr=subprocess.PIPE, text=True, pass_fds=[its.fileno()]
+        )
+    ours.close()
+    _, imported = worker.communicate(timeout=60)
     # Libraries are named when they are loaded: it did not come to that.
-    assert "wsi_pipeline" in ended.stderr
-    assert "wsi_pipeline.worker_loop" not in ended.stderr
+    assert "wsi_pipeline" in imported
+    assert "wsi_pipeline.pipeline" not in imported
