@@ -24,10 +24,10 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
-def deploy(tmp_path: Path) -> Callable[[Site], None]:
+def deploy(tmp_path: Path) -> Callable[..., None]:
     """Deploy as docs/nightly.md says, to the folders work, inbox and results of the test."""
 
-    def do(site: Site) -> None:
+    def do(site: Site, *options: str | Path) -> None:
         for folder in ("work", "inbox"):
             (tmp_path / folder).mkdir()
         site.env |= {
@@ -37,14 +37,16 @@ def deploy(tmp_path: Path) -> Callable[[Site], None]:
             "WSI_TIME_ZONE": "Europe/Berlin",
         }
         site.prefect(*POOL)
-        site.prefect("deploy", "--all", folder=ROOT)
+        site.prefect("deploy", "--all", *options, folder=ROOT)
 
     return do
 
 
 def test_all_is_deployed_and_nothing_without_its_folders(
-    site: Site, deploy: Callable[[Site], None], tmp_path: Path
+    make_site: Callable[..., Site], deploy: Callable[..., None], tmp_path: Path
 ) -> None:
+    site = make_site()
+    site.start_server()
     site.prefect(*POOL)
     with pytest.raises(AssertionError, match=r"WSI_WORK:\s+is\s+not\s+set"):
         site.prefect("deploy", "--all", folder=ROOT)
@@ -76,10 +78,10 @@ def test_all_is_deployed_and_nothing_without_its_folders(
 
 
 @pytest.mark.parametrize("database", ["SQLite", "PostgreSQL"])
-def test_a_slide_is_scored_by_a_worker(
+def test_a_worker_scores_slides_on_demand_and_every_night(
     database: str,
     make_site: Callable[..., Site],
-    deploy: Callable[[Site], None],
+    deploy: Callable[..., None],
     request: pytest.FixtureRequest,
     tiny_bundle: Path,
     config: Path,
@@ -91,7 +93,8 @@ def test_a_slide_is_scored_by_a_worker(
     settings = request.getfixturevalue("postgres") if database == "PostgreSQL" else {}
     site = make_site(**settings)
     server = site.start_server()
-    deploy(site)
+    deploy(site, "--prefect-file", _every_minute(tmp_path, bundle=tiny_bundle, config=config))
+    make_slide(section.rgb[::-1].copy(), downsamples=(4,), name="inbox/by night.tif")
     slide = make_slide(section.rgb, downsamples=(4,), name="case 07.tif")
     run_id = site.ask_for_run(
         "score-slide/score-slide", slide=slide, out="scores", bundle=tiny_bundle, config=config
@@ -106,13 +109,26 @@ def test_a_slide_is_scored_by_a_worker(
     # Relative paths are seen from the working folder that was deployed.
     summary = tmp_path / "work" / "scores" / "case 07" / "summary.json"
     assert json.loads(summary.read_text())["status"] == "scored"
+
+    # The server's own scheduler makes nights; it is as busy on a new server as on an old one.
+    begun = {"COMPLETED", "FAILED", "CRASHED", "RUNNING"}
+    night = wait_until(
+        lambda: [each for each in site.runs_of(NIGHT) if each["state_type"] in begun],
+        "a night begins",
+        server.log,
+    )[0]
+    assert night["auto_scheduled"]
+    state = site.end(night["id"])
+    assert (state["type"], state["name"]) == ("COMPLETED", "Completed"), state
+    summary = tmp_path / "results" / "by night" / "summary.json"
+    assert json.loads(summary.read_text())["status"] == "scored"
     in_folder = (site.home / "prefect.db").exists()
     assert in_folder == (database == "SQLite")
 
 
 def test_a_night_that_died_with_its_machine_does_not_hold_up_the_next(
     make_site: Callable[..., Site],
-    deploy: Callable[[Site], None],
+    deploy: Callable[..., None],
     tiny_bundle: Path,
     config: Path,
     section: Patch,
@@ -153,6 +169,17 @@ def test_a_night_that_died_with_its_machine_does_not_hold_up_the_next(
 
 def _scoring(site: Site) -> Daemon:
     return site.start_worker("wsi", "--work-queue", "scoring", "--limit", "1")
+
+
+def _every_minute(folder: Path, **parameters: Path) -> Path:
+    """Write a copy of prefect.yaml with a night in every minute, and parameters of it."""
+    content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    (night,) = (each for each in content["deployments"] if each["name"] == "score-cohort")
+    night["schedules"][0]["cron"] = "* * * * *"
+    night["parameters"] |= {name: str(value) for name, value in parameters.items()}
+    copy = folder / "prefect.yaml"
+    copy.write_text(yaml.safe_dump(content))
+    return copy
 
 
 def _deployments(site: Site) -> dict[str, dict[str, Any]]:
