@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.ome import is_ome_xml, parse_ome
+from wsi_pipeline.pyramid import is_copy_of
 from wsi_pipeline.tiff import Picture
 
 CONVERT = (
@@ -104,7 +105,7 @@ def fault_of(pictures: Sequence[Picture]) -> str | None:
         for picture in others
         if not picture.reduced
         and _area(picture) >= SLIDE_SIZE_SHARE * _area(first)
-        and (picture.size == first.size or not _is_copy(picture, first))
+        and (picture.size == first.size or not is_copy_of(first.size, picture.size, picture.tile))
     ]
     if further:
         return (
@@ -171,13 +172,6 @@ def _beside_by_ome(description: str) -> set[Size]:
         for picture in (ome.pictures if ome else ())
         if _BESIDE_THE_SLIDE.search(picture.name) and all(side.isdigit() for side in picture.size)
     }
-
-
-def _is_copy(picture: Picture, first: Picture) -> bool:
-    """Tell whether a picture has the shape of another one, but for a pixel that rounding takes."""
-    width, height = picture.size.width, picture.size.height
-    ratio = first.size.width / first.size.height
-    return (width - 1) / (height + 1) <= ratio <= (width + 1) / max(1, height - 1)
 
 
 def _area(picture: Picture) -> int:

@@ -8,9 +8,10 @@ difference to the tolerance stated there.
 Of plain tiled TIFFs tiffslide reads the headers alone, and `wsi_pipeline.tiff_tiles` the tiles.
 """
 
+import math
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -71,19 +72,14 @@ SHRUNK_AT_ONCE_PX = 1 << 24
 """What is read at most to be shrunk by a reader that has no better way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One level of the pyramid; `downsample` is its pixel's side in level-0 pixels."""
-
-    size: Size
-    downsample: float
-
-
 class Reader(Protocol):
     """What `Slide` needs of a reading library. Reads stay within the level."""
 
     vendor: str
-    levels: tuple[Level, ...]
+    sizes: tuple[Size, ...]
+    """Of all levels."""
+    downsamples: tuple[float | None, ...]
+    """Of the levels, where the format itself says it; None where it is for the sizes to tell."""
     l0_bounds: Box | None
     mpp: Statement | None
     """What the format itself says; what every TIFF may say is not the reader's to tell."""
@@ -199,8 +195,14 @@ class OpenSlideReader:
     def _read_header(self) -> None:
         properties = self._slide.properties
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-        self.levels = _levels(self._slide.level_dimensions)
-        self.shrinks: tuple[tuple[int, ...], ...] = ((),) * len(self.levels)
+        self.sizes = _sizes(self._slide.level_dimensions)
+        self.downsamples = tuple(
+            None if math.isclose(own, divided, rel_tol=1e-9) else own
+            for own, divided in zip(
+                self._slide.level_downsamples, _quotients(self.sizes), strict=True
+            )
+        )
+        self.shrinks: tuple[tuple[int, ...], ...] = ((),) * len(self.sizes)
         # The library leaves out what it does not understand, and keeps it under a vendor's name.
         stated = [
             tuple(map(properties.get, names))
@@ -263,7 +265,8 @@ class TiffSlideReader:
     def _read_header(self, file: BinaryIO, location: str) -> None:
         properties = self._slide.properties
         self.vendor = str(properties["tiffslide.vendor"] or GENERIC_TIFF)
-        self.levels = _levels(self._slide.level_dimensions)
+        self.sizes = _sizes(self._slide.level_dimensions)
+        self.downsamples: tuple[float | None, ...] = (None,) * len(self.sizes)
         self.l0_bounds: Box | None = None
         x, y = ("aperio.MPP",) * 2 if self.vendor == APERIO else TIFFSLIDE_MPP
         self.mpp = (
@@ -277,7 +280,7 @@ class TiffSlideReader:
             guard(level.keyframe, location)
         pages = plain_pages(series, properties)
         self._tiles = None if pages is None else TiledLevels(pages, SharedFile(file))
-        self.shrinks = self._tiles.shrinks if self._tiles else ((),) * len(self.levels)
+        self.shrinks = self._tiles.shrinks if self._tiles else ((),) * len(self.sizes)
         self._extra: tuple[int, ...] = ()
         for level in series.levels:
             tags = ColourTags.of(level.keyframe)
@@ -416,27 +419,16 @@ def _shrunk(read: Callable[[Box], Rgb], box: Box, shrink: int) -> Rgb:
     return np.concatenate(bands)
 
 
-def _levels(dimensions: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
+def _sizes(dimensions: Sequence[tuple[int, int]]) -> tuple[Size, ...]:
     if any(min(sides) < 1 for sides in dimensions):
         raise ValueError("a level of the pyramid has no pixels")
-    l0_width, l0_height = dimensions[0]
-    return tuple(
-        Level(Size(width, height), _downsample(l0_width, l0_height, width, height))
-        for width, height in dimensions
-    )
+    return tuple(Size(width, height) for width, height in dimensions)
 
 
-def _downsample(l0_width: int, l0_height: int, width: int, height: int) -> float:
-    """Side of a level's pixel in level-0 pixels.
-
-    Writers halve sides and drop or add the odd pixel: where a whole number explains both sides to
-    within one pixel of the level, that number is meant, and 4443 → 2221 is 2, not 2.0005.
-    """
-    mean = (l0_width / width + l0_height / height) / 2
-    whole = round(mean)
-    if whole and max(abs(l0_width / whole - width), abs(l0_height / whole - height)) < 1:
-        return float(whole)
-    return mean
+def _quotients(sizes: Sequence[Size]) -> Iterator[float]:
+    """Give what OpenSlide takes for the scales of levels of which a format says none."""
+    for size in sizes:
+        yield (sizes[0].width / size.width + sizes[0].height / size.height) / 2
 
 
 def _text(value: object) -> str | None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,15 +17,17 @@ from typing import Self
 import cv2
 import numpy as np
 
+from wsi_pipeline.dicom import described_levels
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.jpeg import area_mean
 from wsi_pipeline.locations import require_no_secret
-from wsi_pipeline.mpp import DISAGREEMENT, MppSources, referee_mpp
+from wsi_pipeline.mpp import MppSources, referee_mpp
+from wsi_pipeline.pyramid import Described, Level, place_levels
 from wsi_pipeline.reachable import Footprint, footprint, is_away, one_line, unavailable
-from wsi_pipeline.readers import READERS, Backend, Level, Reader, SharedReader, open_reader
+from wsi_pipeline.readers import READERS, Backend, Reader, SharedReader, open_reader
 from wsi_pipeline.slide_files import content_digest, files_of, open_binary
-from wsi_pipeline.stated import described_power, pixel_size
+from wsi_pipeline.stated import described_power, pixel_size, tags_statement
 from wsi_pipeline.tiff import MAX_SIDE_PX, Picture, check_tiff
 from wsi_pipeline.tiff_tiles import LostTileError, Rgb
 
@@ -73,7 +76,7 @@ class Slide:
         mpp_sources: all that the file says of its pixel size.
         vendor: the format, in OpenSlide's terms.
         backend: the reader in use, "openslide" or "tiffslide".
-        levels: the pyramid that the file holds; see `view_for` for what is read.
+        levels: the pyramid, but for levels whose place is unclear; see `view_for` for what is read.
         repaired_reads: reads that only succeeded at a second try or with the other reader.
         unreadable: level-0 boxes that no thumbnail could show, since they cannot be decoded.
 
@@ -84,6 +87,7 @@ class Slide:
         location: str,
         backend: str,
         reader: Reader,
+        levels: Sequence[Level | None],
         mpp_sources: MppSources,
         mpp_override: Mpp | None,
         found: Footprint,
@@ -100,9 +104,10 @@ class Slide:
         self.backend = backend
         self.name = name
         self.vendor = reader.vendor
-        self.levels = reader.levels
-        self._views = _views(reader.levels, reader.shrinks)
-        self.l0_size = reader.levels[0].size
+        self._sizes = reader.sizes
+        self.levels = tuple(level for level in levels if level is not None)
+        self._views = _views(levels, reader.shrinks)
+        self.l0_size = reader.sizes[0]
         self.l0_bounds = _scanned_part(self.l0_size, reader.l0_bounds)
         self.mpp_sources = mpp_sources
         self.mpp, self.mpp_source = referee_mpp(mpp_sources, mpp_override, name)
@@ -138,9 +143,11 @@ class Slide:
         pictures = _checked_tiff(where, found)
         chosen, reader = open_reader(where, backend, pictures)
         try:
-            _check_pyramid(reader.levels, where)
+            _require_possible(reader.sizes[0], where)
+            described = _described(where, reader.vendor, pictures)
+            levels = place_levels(reader.sizes, reader.downsamples, described, where)
             sources = _mpp_sources(reader, pictures)
-            return cls(where, chosen, reader, sources, mpp, found, called)
+            return cls(where, chosen, reader, levels, sources, mpp, found, called)
         except BaseException:
             reader.close()
             raise
@@ -353,7 +360,7 @@ class Slide:
     def _opened_by_other(self) -> Reader:
         other = "tiffslide" if self.backend == "openslide" else "openslide"
         reader: Reader = READERS[other](self._location)
-        if reader.levels != self.levels:
+        if reader.sizes != self._sizes:
             reader.close()
             raise SlideError(f"{self.name}: {other} sees another pyramid")
         return reader
@@ -410,25 +417,24 @@ def _checked_tiff(location: str, found: Footprint) -> tuple[Picture, ...]:
         ) from error
 
 
-def _check_pyramid(levels: Sequence[Level], location: str) -> None:
-    """Raise if the levels cannot be one picture of a size that a slide can have."""
-    l0_size = levels[0].size
+def _require_possible(l0_size: Size, location: str) -> None:
+    """Raise if level 0 is larger than a slide can be."""
     if max(l0_size.width, l0_size.height) > MAX_SIDE_PX:
         raise SlideError(
             f"{location}: its header claims {l0_size.width:,} × {l0_size.height:,} px, and no "
             f"slide has more than {MAX_SIDE_PX:,} on a side. The file is damaged: copy it again."
         )
-    for index, level in enumerate(levels):
-        size = level.size
-        # Whatever the writer rounds, a pixel more or less explains.
-        widest = l0_size.width / max(0.5, size.width - 1), l0_size.width / (size.width + 1)
-        highest = l0_size.height / max(0.5, size.height - 1), l0_size.height / (size.height + 1)
-        if widest[1] > DISAGREEMENT * highest[0] or highest[1] > DISAGREEMENT * widest[0]:
-            raise SlideError(
-                f"{location}: level {index} of its pyramid has {size.width:,} × {size.height:,} px,"
-                f" which is not the shape of level 0 ({l0_size.width:,} × {l0_size.height:,}). The "
-                f"file is damaged: copy or scan it again."
-            )
+
+
+def _described(location: str, vendor: str, pictures: Sequence[Picture]) -> list[Described]:
+    """Collect what a file says of the pictures that may be levels."""
+    if vendor == "dicom":
+        return described_levels(files_of(location))
+    statements = [tags_statement(picture.resolution) for picture in pictures]
+    return [
+        Described(picture.size, picture.tile, said.xy[0] if said and said.xy else None)
+        for picture, said in zip(pictures, statements, strict=True)
+    ]
 
 
 def _scanned_part(l0_size: Size, l0_bounds: Box | None) -> Box:
@@ -438,9 +444,17 @@ def _scanned_part(l0_size: Size, l0_bounds: Box | None) -> Box:
     return part if part.width and part.height else whole
 
 
-def _views(levels: Sequence[Level], shrinks: Sequence[Sequence[int]]) -> tuple[View, ...]:
-    """Return the levels, and what shrinking gives in between, each of the coarsest that can."""
-    views = [View(index, 1, level.size, level.downsample) for index, level in enumerate(levels)]
+def _views(levels: Sequence[Level | None], shrinks: Sequence[Sequence[int]]) -> tuple[View, ...]:
+    """Return the levels, and what shrinking gives in between, each of the coarsest that can.
+
+    What a writer filled levels up with is no part of a view.
+    """
+    l0_size = levels[0].size if levels[0] is not None else Size(0, 0)
+    views = [
+        View(index, 1, _within(level.size, l0_size, level.downsample), level.downsample)
+        for index, level in enumerate(levels)
+        if level is not None
+    ]
     for own in sorted(views, key=lambda view: -view.downsample):
         for shrink in shrinks[own.level]:
             size = Size(own.size.width // shrink, own.size.height // shrink)
@@ -452,6 +466,14 @@ def _views(levels: Sequence[Level], shrinks: Sequence[Sequence[int]]) -> tuple[V
             if size.width and size.height and not there_is_one:
                 views.append(View(own.level, shrink, size, downsample))
     return tuple(views)
+
+
+def _within(size: Size, l0_size: Size, downsample: float) -> Size:
+    """Return the part of a level that lies on level 0, in its pixels."""
+    return Size(
+        min(size.width, ceil(l0_size.width / downsample)),
+        min(size.height, ceil(l0_size.height / downsample)),
+    )
 
 
 def best_level(levels: Sequence[Level | View], downsample: float) -> int:

@@ -32,11 +32,11 @@ def errors(one, other):
 def test_pixels_are_the_area_means_of_level_0(slides_dir, name, shrink):
     path = str(slides_dir / name)
     with closing(TiffSlideReader(path)) as ours, closing(OpenSlideReader(path)) as theirs:
-        assert ours.levels == theirs.levels
+        assert ours.sizes == theirs.sizes
         rng = np.random.default_rng(0)
         for level, shrinks in enumerate(ours.shrinks[:2]):
             assert shrinks == (2, 4, 8)
-            size = ours.levels[level].size
+            size = ours.sizes[level]
             for _ in range(4):
                 side = 512 // shrink
                 x, y = (
