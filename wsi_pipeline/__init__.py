@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # checkers know no __getattr__: here are the modules that are
         config,
         crew,
         engine,
+        folder,
         geometry,
         graphs,
         inspection,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # checkers know no __getattr__: here are the modules that are
         slide_files,
         store,
         summary,
+        verify,
     )
 else:
 

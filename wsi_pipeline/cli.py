@@ -120,6 +120,7 @@ def score(
     paths = _expand(slides)
     engine = wsi.pipeline.start_engine(_load_bundle(bundle), settings)
     outcomes: dict[str, wsi.summary.SlideSummary | Exception] = {}
+    known: set[str] = set()
     for path in paths:
         name = wsi.naming.file_name(path)
         try:
@@ -127,12 +128,18 @@ def score(
             name = filing.folder
             with _progress(name) as advance:
                 outcomes[name] = wsi.pipeline.score_slide(
-                    path, out, engine, settings, advance, filing=filing
+                    path,
+                    out,
+                    engine,
+                    settings,
+                    advance,
+                    filing=filing,
+                    on_known=partial(known.add, name),
                 )
         except (WsiError, OSError) as error:
             outcomes[name] = error
             _show_error(error)
-    _show_outcomes(outcomes, out)
+    _show_outcomes(outcomes, known, out)
     if not all(
         isinstance(outcome, wsi.summary.SlideSummary) and outcome.status == "scored"
         for outcome in outcomes.values()
@@ -286,24 +293,41 @@ def heatmap(
 ) -> None:
     """Write the outputs of a scored slide again, from its store."""
     settings = wsi.config.ScoreConfig.resolve(config)
-    summary = wsi.pipeline.read_summary(folder)
-    if summary is None:
-        raise ConfigError(f"{folder}: there is no finished result here. Run `wsi score` first.")
-    store = wsi.store.TileStore(settings.store.path(folder))
-    about = summary.provenance.slide
-    if slide is None:
-        wsi.pipeline.write_outputs(folder, store, settings, None)
-    else:
-        with wsi.slide.Slide.open(
-            slide, backend=about.backend, mpp=wsi.geometry.Mpp(about.mpp), name=about.name
-        ) as opened:
-            if opened.digest() != about.digest:
-                raise ConfigError(
-                    f"{slide}: this is not the slide that {folder} was scored from "
-                    f"({about.name}). Name that one, or leave --slide out."
-                )
-            wsi.pipeline.write_outputs(folder, store, settings, opened)
-    typer.echo(shown(f"Outputs of {about.name} written again in {folder}"))
+    summary = wsi.pipeline.write_again(folder, settings, slide)
+    typer.echo(shown(f"Outputs of {summary.provenance.slide.name} written again in {folder}"))
+
+
+@app.command()
+def verify(
+    where: Annotated[
+        Path, typer.Argument(metavar="DIR", help="One slide's folder, or that of all results.")
+    ],
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every file and store, whatever its time says.")
+    ] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Check that finished results are what they were when they were written.
+
+    Files are known by size and time, or by all their bytes. The exit code is 0 only if nothing is
+    damaged or lost.
+    """
+    settings = wsi.config.ScoreConfig.resolve(config)
+    folders = wsi.verify.slide_folders(where)
+    results = damaged = 0
+    for folder in folders:
+        faults = wsi.verify.faults(folder, settings.store, deep=deep)
+        results += bool(faults) or wsi.folder.read_summary(folder) is not None
+        damaged += bool(faults)
+        for fault in faults:
+            screen.print(
+                f"[bold red]damaged:[/] {_plain(str(fault))}", highlight=False, soft_wrap=True
+            )
+    typer.echo(
+        f"{results} results, {damaged} damaged; {len(folders) - results} slides without a result."
+    )
+    if damaged:
+        raise typer.Exit(1)
 
 
 def main() -> None:
@@ -461,20 +485,24 @@ def _show_error(error: WsiError | OSError) -> None:
     screen.print(f"[bold red]error:[/] {_plain(line)}", highlight=False, soft_wrap=True)
 
 
-def _show_outcomes(outcomes: dict[str, wsi.summary.SlideSummary | Exception], out: Path) -> None:
+def _show_outcomes(
+    outcomes: dict[str, wsi.summary.SlideSummary | Exception], known: set[str], out: Path
+) -> None:
     table = Table()
     for heading in ("slide", "outcome", "tiles", "cellularity of the tissue", "heatmap"):
         # Whole names and paths, on several lines if need be: they are there to be copied.
         table.add_column(heading, overflow="fold")
     for name, outcome in outcomes.items():
+        already = "already " if name in known else ""
         if isinstance(outcome, Exception):
             table.add_row(_plain(name), "failed", "", "", "")
         elif outcome.status == "refused":
-            table.add_row(_plain(name), f"refused: {_plain(outcome.reason or '')}", "", "", "")
+            why = f"{already}refused: {_plain(outcome.reason or '')}"
+            table.add_row(_plain(name), why, "", "", "")
         else:
             table.add_row(
                 _plain(name),
-                "scored",
+                f"{already}scored",
                 str(outcome.tiles.scored),
                 f"{outcome.cellularity.mean:.1%}" if outcome.cellularity else "",
                 _plain(str(out / name / "cellularity.ome.tiff")),

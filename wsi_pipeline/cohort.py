@@ -22,17 +22,15 @@ from wsi_pipeline.digest_cache import DigestCache
 from wsi_pipeline.engine import execution_of
 from wsi_pipeline.errors import BundleError, StoreError, WsiError
 from wsi_pipeline.facts import Settings, TilingFacts
+from wsi_pipeline.folder import OUTCOME, read_summary
 from wsi_pipeline.inbox import Inbox, InboxSlide, find_slides
 from wsi_pipeline.naming import Filing, Names, file_name, pseudonym, slide_folder
 from wsi_pipeline.outcome import Outcome, left, of_error
-from wsi_pipeline.pipeline import holds, read_summary
 from wsi_pipeline.store import TileStore, digest_of
 from wsi_pipeline.summary import SlideSummary
+from wsi_pipeline.verify import finished
 
 log = logging.getLogger(__name__)
-
-OUTCOME = "outcome.json"
-"""Beside a slide's outputs: why there are none."""
 
 DIGESTS = ".digests.sqlite"
 SLOT = ".model.lock"
@@ -154,8 +152,8 @@ def _step(cohort: Cohort, slide: InboxSlide, digest: str, taken: dict[str, str])
 def known(cohort: Cohort, filing: Filing) -> Outcome | None:
     """Return how a slide ended on an earlier night, if another try would end alike."""
     folder = cohort.out / filing.folder
-    summary = read_summary(folder)
-    if summary is not None and holds(summary, filing.digest or "", cohort.settings):
+    summary = finished(folder, filing.digest or "", cohort.settings)
+    if summary is not None:
         return left(filing, "done", _as_before(summary), summary)
     before = recall(folder)
     if (
@@ -172,7 +170,8 @@ def remember(cohort: Cohort, outcome: Outcome) -> None:
     """Note beside a slide's outputs why there are none; what is not noted is tried again."""
     path = cohort.out / outcome.folder / OUTCOME
     try:
-        if outcome.summary is not None:
+        # A refusal that has left an older figure in its place is in no summary.
+        if outcome.summary is not None and outcome.summary == read_summary(path.parent):
             path.unlink(missing_ok=True)
             return
         if outcome.status == "left":

@@ -96,12 +96,7 @@ def tile_grid(
         TissueError: if no tile holds enough tissue.
 
     """
-    if slide_mpp > config.mpp * MAX_UPSAMPLING_OF_LEVEL and not config.allow_upsampling:
-        raise MppError(
-            f"{file}: the slide has {slide_mpp:.4g} µm/px, coarser than the {config.mpp:g} µm/px "
-            f"that the model was trained on. Pass --allow-upsampling to enlarge it all the same; "
-            f"the summary will say so."
-        )
+    require_resolution(slide_mpp, config, file)
     if not mask.any():
         raise TissueError(f"{file}: no tissue was found. Look at tissue.png and thumbnail.png.")
     l0_tile = config.tile_px * config.mpp / slide_mpp
@@ -144,6 +139,21 @@ def tile_grid(
         l0_stride=l0_stride,
         n_candidates=rows * columns,
     )
+
+
+def require_resolution(slide_mpp: Mpp, config: GridConfig, file: str) -> None:
+    """Raise if a slide would have to be enlarged without leave.
+
+    Raises:
+        MppError: then.
+
+    """
+    if slide_mpp > config.mpp * MAX_UPSAMPLING_OF_LEVEL and not config.allow_upsampling:
+        raise MppError(
+            f"{file}: the slide has {slide_mpp:.4g} µm/px, coarser than the {config.mpp:g} µm/px "
+            f"that the model was trained on. Pass --allow-upsampling to enlarge it all the same; "
+            f"the summary will say so."
+        )
 
 
 def mask_area_mm2(mask: NDArray[np.bool_], l0_bounds: Box, slide_mpp: Mpp) -> float:

@@ -11,7 +11,6 @@ slide is finished, and a run that finds it with its own digest has nothing to do
     run.log                                 the only file that two runs do not share byte by byte
 """
 
-import errno
 import logging
 import platform
 import time
@@ -20,11 +19,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
-import filelock
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import ValidationError
 
 import wsi_pipeline
 from wsi_pipeline.architecture import CLASSES
@@ -35,13 +32,10 @@ from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import Engine, build_engine
 from wsi_pipeline.errors import (
     ConfigError,
-    InUseError,
-    OutputError,
     StoreError,
     TissueError,
     WsiError,
 )
-from wsi_pipeline.execution import Execution
 from wsi_pipeline.facts import (
     BundleFacts,
     GridFacts,
@@ -51,9 +45,21 @@ from wsi_pipeline.facts import (
     SlideFacts,
     TilingFacts,
 )
+from wsi_pipeline.folder import (
+    SUMMARY,
+    exclusive,
+    holds,
+    is_store_of,
+    prepare,
+    publish,
+    read_summary,
+    require_in_place,
+    roll_forward,
+    store_place,
+)
 from wsi_pipeline.geojson import write_geojson
 from wsi_pipeline.geometry import Box, Mpp
-from wsi_pipeline.grid import TileGrid, mask_area_mm2, tile_grid
+from wsi_pipeline.grid import TileGrid, mask_area_mm2, require_resolution, tile_grid
 from wsi_pipeline.heatmap import write_cellularity
 from wsi_pipeline.inference import score_shards
 from wsi_pipeline.naming import Filing, file_slide, without_name
@@ -64,15 +70,15 @@ from wsi_pipeline.overlay import (
     write_overlay_picture,
     write_thumbnail,
 )
-from wsi_pipeline.reachable import AWAY
 from wsi_pipeline.runlog import log_file, stage
 from wsi_pipeline.scoremap import build_score_map
 from wsi_pipeline.slide import MAX_UPSAMPLING_OF_LEVEL, Slide
-from wsi_pipeline.store import TileStore
-from wsi_pipeline.summary import SlideSummary, summarise, write_summary
+from wsi_pipeline.store import StorePath, TileStore
+from wsi_pipeline.summary import SlideSummary, summarise
 from wsi_pipeline.tiles import TileTable, write_parquet
 from wsi_pipeline.tiling import tile_slide
 from wsi_pipeline.tissue import BLURRED_ABOVE, outline_picture, tissue_of
+from wsi_pipeline.verify import finished, store_fault
 
 log = logging.getLogger(__name__)
 
@@ -84,18 +90,6 @@ ModelSlot = Callable[[], AbstractContextManager[object]]
 
 Scorer = Engine | Cluster
 """A model, here or on a cluster."""
-
-SUMMARY = "summary.json"
-LOCK = ".lock"
-
-OUTPUT_FAULTS = AWAY | {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG
-}  # fmt: skip
-"""What the operating system says of a disk that cannot be written, besides what names a file."""
-
-ORPHAN_S = 10.0
-"""Scoring processes whose night was killed end by themselves, mostly within a second: the next
-night waits for them, and not for a run that is well."""
 
 PASSES = 3
 """Times that pixels damaged on disk are read again from the slide before the run gives up."""
@@ -126,6 +120,7 @@ def score_slide(
     *,
     filing: Filing | None = None,
     model_slot: ModelSlot = nullcontext,
+    on_known: Callable[[], None] = lambda: None,
 ) -> SlideSummary:
     """Score one slide; go on where an earlier run of the same slide and configuration stopped.
 
@@ -137,10 +132,12 @@ def score_slide(
         progress: told as tiles are scored.
         filing: what the slide is called; None leaves it to the configuration.
         model_slot: held while tiles are scored. Tiles are read and stored before it is had.
+        on_known: called if an earlier run has finished the slide, and nothing is to be done.
 
     Returns:
-        the summary, as written to `summary.json`; its status is "scored", or "refused" where there
-        is no tissue or too little of it could be read.
+        the summary; its status is "scored", or "refused" where there is no tissue or too little of
+        it could be read. It is written to `summary.json`, unless it is refused and a figure from
+        other settings is there.
 
     Raises:
         WsiError: if the slide cannot be scored at all.
@@ -150,39 +147,46 @@ def score_slide(
     settings = config.settings(engine.bundle)
     filing = filing or file_slide(str(location), config.names)
     folder = out / filing.folder
-    with _exclusive(folder), log_file(folder / "run.log"), _called(filing, location):
+    with exclusive(folder), log_file(folder / "run.log"), _called(filing, location):
         log.info("Scoring %s with %s", folder.name, engine.bundle.card.name)
         start = time.perf_counter()
+        roll_forward(folder)
         with _open(location, filing, config) as slide:
             with stage("digest"):
                 digest = filing.digest or slide.digest()
-            finished = read_summary(folder)
-            if finished is not None and holds(finished, digest, settings):
+            done = finished(folder, digest, settings)
+            if done is not None:
                 log.info("Already scored with this bundle and configuration; nothing to do")
-                return finished
-            tiling, scoring = tiling_facts(slide, digest, config), scoring_facts(engine)
-            provenance = _provenance(slide, tiling, scoring, settings, engine.execution)
-            (folder / SUMMARY).unlink(missing_ok=True)
-            mask = find_tissue(slide, folder, config)
-            try:
-                grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
-            except TissueError as error:
-                summary = _refused(error, mask, slide, provenance, config)
+                on_known()
+                return done
+            require_resolution(slide.mpp, config.grid, slide.name)
+            staged = prepare(folder)
+            mask = find_tissue(slide, staged, config)
+            kept = _kept_store(folder, digest, settings, config)
+            if kept is not None:
+                log.warning("Its outputs are not what they were; they are written again")
+                store, provenance = kept
             else:
-                store = open_store(folder, grid, tiling, config)
+                tiling = tiling_facts(slide, digest, config)
+                provenance = _provenance(slide, tiling, settings, engine)
+                try:
+                    grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
+                except TissueError as error:
+                    return _settled(folder, _refused(error, mask, slide, provenance, config), start)
+                place = store_place(
+                    folder, config.store, provenance.tiling_digest, provenance.scoring_digest
+                )
+                store = open_store(place, grid, tiling)
                 _fill_and_score(
                     location, slide, provenance.slide, store, engine, config, progress, model_slot
                 )
-                _require_in_place(folder)
-                with stage("outputs"):
-                    write_outputs(folder, store, config, slide)
-                    summary = _summary_of(store, mask, slide, provenance, config)
-                if not config.keep_tiles:
-                    store.drop_pixels()
-        _require_in_place(folder)
-        write_summary(folder / SUMMARY, summary)
-        log.info("%s in %.1f s", summary.status, time.perf_counter() - start)
-        return summary
+            require_in_place(folder)
+            with stage("outputs"):
+                write_outputs(staged, store, config, slide)
+                summary = _summary_of(store, mask, slide, provenance, config)
+            if not config.keep_tiles:
+                store.drop_pixels()
+            return _settled(folder, summary, start)
 
 
 def tile(
@@ -197,15 +201,19 @@ def tile(
     filing = file_slide(str(location), config.names)
     folder = out / filing.folder
     with (
-        _exclusive(folder),
+        exclusive(folder),
         log_file(folder / "run.log"),
         _called(filing, location),
         _open(location, filing, config) as slide,
     ):
+        roll_forward(folder)
         tiling = tiling_facts(slide, filing.digest or slide.digest(), config)
-        mask = find_tissue(slide, folder, config)
+        require_resolution(slide.mpp, config.grid, slide.name)
+        # What is finished stays as it is.
+        place = prepare(folder) if (folder / SUMMARY).exists() else folder
+        mask = find_tissue(slide, place, config)
         grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
-        store = open_store(folder, grid, tiling, config)
+        store = open_store(store_place(folder, config.store, tiling.digest), grid, tiling)
         with (
             stage("tiling"),
             tile_slide(slide, store, tile_px=config.grid.tile_px, workers=config.workers) as shards,
@@ -215,6 +223,56 @@ def tile(
                 done += shard.stop - shard.start
                 progress(done, len(store))
         return store
+
+
+def write_again(
+    folder: Path, config: ScoreConfig, location: str | Path | None = None
+) -> SlideSummary:
+    """Write the outputs of a scored slide again, from its store.
+
+    Args:
+        folder: the slide's.
+        config: for the overlay.
+        location: the slide's file; without it the pictures of the slide stay as they are.
+
+    Returns:
+        the summary, which names the new files.
+
+    Raises:
+        ConfigError: if there is no result, or the file is another slide.
+        WsiError: if the store is damaged, or the slide cannot be read.
+
+    """
+    summary = read_summary(folder)
+    if summary is None or summary.status != "scored":
+        raise ConfigError(f"{folder}: there is no finished result here. Run `wsi score` first.")
+    with exclusive(folder), log_file(folder / "run.log"):
+        roll_forward(folder)
+        summary = read_summary(folder) or summary
+        made = summary.provenance
+        place = config.store.path(folder)
+        if not is_store_of(place, made):
+            raise StoreError(
+                f"{place}: this is not the store of the result beside it, or it is damaged. Run "
+                f"`wsi score` again."
+            )
+        staged, store = prepare(folder), TileStore(place)
+        if location is None:
+            write_outputs(staged, store, config, None)
+            return publish(folder, summary)
+        about = made.slide
+        with Slide.open(
+            location, backend=about.backend, mpp=Mpp(about.mpp), name=about.name
+        ) as slide:
+            if slide.digest() != about.digest:
+                raise ConfigError(
+                    f"{location}: this is not the slide that {folder} was scored from "
+                    f"({about.name}). Name that one, or leave --slide out."
+                )
+            write_outputs(staged, store, config, slide)
+        settings = made.config.model_copy(update={"overlay": config.overlay})
+        drawn = made.model_copy(update={"config": settings, "config_digest": settings.digest})
+        return publish(folder, summary.model_copy(update={"provenance": drawn}))
 
 
 def find_tissue(slide: Slide, folder: Path, config: ScoreConfig) -> NDArray[np.bool_]:
@@ -233,14 +291,11 @@ def find_tissue(slide: Slide, folder: Path, config: ScoreConfig) -> NDArray[np.b
     return mask
 
 
-def open_store(folder: Path, grid: TileGrid, tiling: TilingFacts, config: ScoreConfig) -> TileStore:
+def open_store(path: StorePath, grid: TileGrid, tiling: TilingFacts) -> TileStore:
     """Make the store, or open the one that an earlier run left off in."""
     log.info("%d of %d tiles hold tissue", len(grid), grid.n_candidates)
     return TileStore.create_or_resume(
-        config.store.path(folder),
-        grid,
-        tile_px=config.grid.tile_px,
-        tiling=tiling.model_dump(mode="json"),
+        path, grid, tile_px=tiling.grid.tile_px, tiling=tiling.model_dump(mode="json")
     )
 
 
@@ -284,23 +339,6 @@ def write_outputs(folder: Path, store: TileStore, config: ScoreConfig, slide: Sl
             score_map,
             config.overlay,
         )
-
-
-def read_summary(folder: Path) -> SlideSummary | None:
-    """Read the summary of a finished slide; None if it is not finished, or by another version."""
-    try:
-        return SlideSummary.model_validate_json((folder / SUMMARY).read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
-
-
-def holds(summary: SlideSummary, digest: str, settings: Settings) -> bool:
-    """Tell whether a finished result is of a slide of this digest, and of what is asked now.
-
-    The software's versions do not count: an update must not score a whole archive again.
-    """
-    made = summary.provenance
-    return made.slide.digest == digest and made.config == settings
 
 
 def tiling_facts(slide: Slide, digest: str, config: ScoreConfig) -> TilingFacts:
@@ -420,14 +458,37 @@ def _called(filing: Filing, location: str | Path) -> Iterator[None]:
         raise type(error)(message) from error.__cause__
 
 
+def _kept_store(
+    folder: Path, digest: str, settings: Settings, config: ScoreConfig
+) -> tuple[TileStore, Provenance] | None:
+    """Return the whole store of a finished result that lost others of its files, and its story."""
+    summary = read_summary(folder)
+    if summary is None or summary.status != "scored" or not holds(summary, digest, settings):
+        return None
+    place = config.store.path(folder)
+    if not is_store_of(place, summary.provenance):
+        return None
+    store = TileStore(place)
+    return None if store_fault(store) else (store, summary.provenance)
+
+
+def _settled(folder: Path, summary: SlideSummary, start: float) -> SlideSummary:
+    """Put a result into place; a refusal does not take the place of a figure."""
+    require_in_place(folder)
+    before = read_summary(folder)
+    if summary.status == "refused" and before is not None and before.status == "scored":
+        log.warning("Refused. The figure of an earlier run, with other settings, is left in place")
+    else:
+        summary = publish(folder, summary)
+    log.info("%s in %.1f s", summary.status, time.perf_counter() - start)
+    return summary
+
+
 def _provenance(
-    slide: Slide,
-    tiling: TilingFacts,
-    scoring: ScoringFacts,
-    settings: Settings,
-    execution: Execution,
+    slide: Slide, tiling: TilingFacts, settings: Settings, engine: Scorer
 ) -> Provenance:
     """Return where the outputs come from, as it goes into the summary."""
+    scoring, execution = scoring_facts(engine), engine.execution
     software = {
         "wsi-pipeline": wsi_pipeline.__version__,
         "python": platform.python_version(),
@@ -510,59 +571,4 @@ def _require_fit(engine: Scorer, config: ScoreConfig) -> None:
             f"The bundle {card.name} takes tiles of {card.tile_px} px at {card.mpp:g} µm/px, but "
             f"the configuration makes them of {grid.tile_px} px at {grid.mpp:g} µm/px. Change "
             f"grid.tile_px and grid.mpp, or take another bundle."
-        )
-
-
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; a lock left by a dead process is no lock.
-
-    Raises:
-        InUseError: if another process is at work on the same slide, and does not end soon.
-        OutputError: if the folder cannot be written, or is gone at the end.
-
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _refuse_links(folder)
-        with filelock.FileLock(folder / LOCK, timeout=ORPHAN_S):
-            try:
-                yield
-            except (OSError, StoreError):
-                _require_in_place(folder)
-                raise
-    except filelock.Timeout as error:
-        raise InUseError(
-            f"{folder}: another run is at work on this slide. Wait for it, or choose another --out."
-        ) from error
-    except OSError as error:
-        named = str(error.filename or "").startswith(str(folder))
-        if not named and error.errno not in OUTPUT_FAULTS:
-            raise
-        what = f"{Path(error.filename).name}: {error.strerror}" if named else error.strerror
-        raise OutputError(
-            f"{folder}: cannot be written ({what}). Free space, clear the way or choose another "
-            f"--out; what is stored so far is kept, and the same command goes on from it."
-        ) from error
-
-
-def _refuse_links(folder: Path) -> None:
-    """Raise if results would be written through a link, to wherever it leads."""
-    for path in (folder, *folder.iterdir()):
-        if path.is_symlink():
-            raise OutputError(
-                f"{path}: this is a link, and results are not written through links, which may "
-                f"lead anywhere. Remove it, or choose another --out."
-            )
-
-
-def _require_in_place(folder: Path) -> None:
-    """Raise if the folder was deleted or its drive lost meanwhile.
-
-    To zarr a folder that is missing is one to be made, and a file that is missing holds zeros.
-    """
-    if not (folder / LOCK).exists():
-        raise OutputError(
-            f"{folder}: was moved or deleted, or its drive was lost, while the slide was being "
-            f"scored. Run the same command again once it can be written."
         )

@@ -97,10 +97,18 @@ class Quality(Record):
     flags: tuple[str, ...]
 
 
+class OutputFile(Record):
+    """A file of the result, as it was written."""
+
+    size_bytes: int
+    digest: str
+    """BLAKE2b of its bytes, hex, 32 digits."""
+
+
 class SlideSummary(Record):
     """The summary of one slide."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     status: Literal["scored", "refused"]
     reason: str | None
     """Why there is no figure; None where there is."""
@@ -111,6 +119,8 @@ class SlideSummary(Record):
     cellularity: Cellularity | None
     quality: Quality
     provenance: Provenance
+    outputs: dict[str, OutputFile] = Field(default_factory=dict)
+    """The files beside the summary, by name."""
 
 
 def summarise(

@@ -15,7 +15,7 @@ import zarr
 from PIL import Image
 
 from tests.made import damage
-from wsi_pipeline import pipeline
+from wsi_pipeline import folder as folder_of
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.engine import build_engine
 from wsi_pipeline.errors import (
@@ -216,7 +216,7 @@ def test_a_coarse_slide_needs_leave_to_be_enlarged(
 def test_two_runs_on_one_slide(slide_path, tmp_path, engine, tiny_config, monkeypatch):
     import filelock
 
-    monkeypatch.setattr(pipeline, "ORPHAN_S", 0.2)
+    monkeypatch.setattr(folder_of, "ORPHAN_S", 0.2)
     folder = tmp_path / "out" / "block A1"
     folder.mkdir(parents=True)
     with (
