@@ -60,6 +60,7 @@ from PIL import Image
 import wsi_pipeline
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.facts import BundleFacts
+from wsi_pipeline.folder import NEXT
 from wsi_pipeline.outcome import Outcome, Status
 from wsi_pipeline.shown import shown_lines, spreadsheet_cell
 
@@ -73,10 +74,14 @@ ORDER: tuple[Status, ...] = ("failed", "refused", "scored", "left")
 
 LEFT_ORDER = ("failed before", "ended", "in use", "copying", "duplicate", "done")
 
+_OF_TISSUE = ("tissue-outline.png", "thumbnail.png")
+_TRIED = tuple(f"{NEXT}/{name}" for name in _OF_TISSUE)
+"""Of what came to no result, beside an older one perhaps."""
+
 PICTURES = {
-    "scored": ("overlay.png", "tissue-outline.png", "thumbnail.png"),
-    "refused": ("tissue-outline.png", "thumbnail.png"),
-    "failed": ("tissue-outline.png", "thumbnail.png"),
+    "scored": ("overlay.png", *_OF_TISSUE),
+    "refused": (*_TRIED, *_OF_TISSUE),
+    "failed": (*_TRIED, *_OF_TISSUE),
 }
 """Of each slide the first of these that is there; slides left alone were shown on another night."""
 
@@ -319,7 +324,8 @@ def _href(out: Path, outcome: Outcome) -> str | None:
 def _links(out: Path, outcome: Outcome) -> dict[str, str]:
     """Return the outputs worth opening, by what to call them."""
     folder = _href(out, outcome)
-    if folder is None:
+    # Beside a slide that gave no figure there may be an older one, from other settings.
+    if folder is None or outcome.summary is None or outcome.summary.cellularity is None:
         return {}
     return {
         label: folder + name
