@@ -34,10 +34,10 @@ from flows.run_log import run_log
 from training.data import under
 from training.data.generated import Part
 from training.data.picture import Pictures
-from training.fit import run_folder
 from training.promote import Decision, HeldOut, bundle_in_use, promote, refuse_known
 from training.record import METRICS_NAME, Metrics
 from training.reg import BUNDLE_NAME, RegConfig, train_regression
+from training.run import run_folder
 from training.seg import SegConfig, train_segmentation
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.errors import ConfigError, WsiError

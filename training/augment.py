@@ -11,7 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from skimage.color import hed_from_rgb, rgb_from_hed
 from torchvision.transforms.v2 import functional as colour
+
+# A tint's optical density over that of a dye's full change.
+_TINT = 0.15
+
+_DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
 
 Sample = NDArray[np.uint8]
 
@@ -36,6 +42,12 @@ class AugmentConfig(BaseModel):
     scale: tuple[float, float] = Field(default=(1.0, 1.0), description="range of the zoom")
     crop: int | None = Field(default=None, gt=0, description="side of a random window, px")
     turns: Literal["none", "flips", "flips and rotations"] = "none"
+    stain: float = Field(
+        default=0.0, ge=0, lt=1, description="factor of each dye within 1 ± this, in HED space"
+    )
+    unsure_edges: bool = Field(
+        default=False, description="let pixels at an outline be of either side of it"
+    )
     brightness: float = Field(default=0.0, ge=0, le=1, description="factor within 1 ± this")
     contrast: float = Field(default=0.0, ge=0, le=1, description="factor within 1 ± this")
     saturation: float = Field(default=0.0, ge=0, le=1, description="factor within 1 ± this")
@@ -43,7 +55,7 @@ class AugmentConfig(BaseModel):
 
 
 def augment(rng: np.random.Generator, sample: Sample, config: AugmentConfig) -> Sample:
-    """Return a random view of a sample: zoomed, cropped, turned and recoloured, in this order."""
+    """Return a random view of a sample: zoomed, cropped, turned, stained and recoloured in turn."""
     factor = rng.uniform(*config.scale)
     if factor != 1:
         sample = zoom(sample, factor)
@@ -53,7 +65,24 @@ def augment(rng: np.random.Generator, sample: Sample, config: AugmentConfig) -> 
         sample = sample[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
     if config.turns == "flips and rotations":
         sample = np.rot90(sample, int(rng.integers(4)))
+    if config.stain:
+        sample = random_stain(rng, sample, config.stain)
     return random_colour(rng, np.ascontiguousarray(sample), config)
+
+
+def random_stain(rng: np.random.Generator, sample: Sample, strength: float) -> Sample:
+    """Stain a sample more or less with each dye, and tint it a little with each.
+
+    Haematoxylin, eosin and a rest are told apart as Ruifrok and Johnston do. All of it is linear in
+    optical density: one small matrix for every pixel.
+    """
+    factors = rng.uniform(1 - strength, 1 + strength, 3)
+    tint = rng.uniform(-strength, strength, 3) * _TINT
+    mix = hed_from_rgb @ np.diag(factors) @ rgb_from_hed
+    affine = np.column_stack([mix.T, tint @ rgb_from_hed]).astype(np.float32)
+    density = cv2.transform(_DENSITY[sample[..., :3]], affine)
+    rgb = (256 * np.exp(-density) - 1).clip(0, 255).round().astype(np.uint8)
+    return np.dstack([rgb, sample[..., 3:]])
 
 
 def zoom(sample: Sample, factor: float) -> Sample:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from wsi_pipeline.atomic import atomic_path
@@ -46,6 +47,10 @@ class Record:
         self.tensorboard.flush()
         words = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         log.info("epoch %d: %s", epoch, words)
+
+    def draw(self, epoch: int, picture: Tensor) -> None:
+        """Show a picture of predictions in TensorBoard, uint8 [3, H, W]."""
+        self.tensorboard.add_image("predictions", picture, epoch)
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,6 @@
 ``python -m training.reg --config configs/reg-demo.yaml --init runs/seg-demo``
 """
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig, Shrunk
-from training.data import Data, cellularity, under
+from training.command import command
+from training.data import Data, cellularity
 from training.data.breastpathq import ChallengePart
 from training.data.generated import GeneratedData
 from training.data.picture import PICTURE_MPP, Pictures, windows
@@ -29,14 +29,12 @@ from training.fit import (
     choose_device,
     evaluate,
     fit,
-    open_run,
-    run_folder,
     to_device,
-    trained_weights,
 )
 from training.metrics import confusion_matrix, mean_absolute_error, prediction_probability
 from training.pretrained import imagenet_weights
-from training.seg import segmentation_metrics
+from training.run import open_run, trained_weights
+from training.seg import require_normalised_alike, segmentation_metrics
 from wsi_pipeline.architecture import CLASSES, REGRESSION_STRIDE, Architecture
 from wsi_pipeline.bundle import ModelBundle, ModelCard
 from wsi_pipeline.errors import ConfigError, WsiError
@@ -46,7 +44,6 @@ from wsi_pipeline.network import (
     RegressionNetwork,
     build_network,
 )
-from wsi_pipeline.validation import load_yaml
 
 log = logging.getLogger(__name__)
 
@@ -224,6 +221,13 @@ def _initialise(network: RegressionNetwork, init: Path) -> None:
         except RuntimeError as error:
             raise ConfigError(f"{init} is a run of another network: {error}") from error
     elif isinstance(network, GuidedRegressionNetwork):
+        ours = network.architecture
+        theirs = require_normalised_alike(init, ours.mean, ours.std)
+        if (upsampling := theirs.get("upsampling", "corners")) != ours.upsampling:
+            raise ConfigError(
+                f"{init} was trained with upsampling {upsampling}, and here it is "
+                f"{ours.upsampling}: its outlines would be shifted. Set the same."
+            )
         network.load_segmentation(weights)
     else:
         raise ConfigError(f"{init} is a run of stage 1, which a plain regression has no use for.")
@@ -231,24 +235,19 @@ def _initialise(network: RegressionNetwork, init: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the segmentation guided regression network (stage 2) and export its bundle."""
-    parser = argparse.ArgumentParser(prog="python -m training.reg", description=main.__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="YAML file")
-    parser.add_argument("--init", type=Path, help="run to start from, usually of stage 1")
-    parser.add_argument(
-        "--data", type=Path, default=Path(), help="folder that the data's root is relative to"
-    )
-    parser.add_argument("--run", type=Path, help="folder of the run; runs/<name of the config>")
-    chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        config = load_yaml(chosen.config, RegConfig)
-        config = config.model_copy(update={"data": under(config.data, chosen.data)})
-        run = run_folder(chosen.run, chosen.config)
-        with processes(config.fit.device):
-            bundle = train_regression(config, run, chosen.init)
+        chosen = command(
+            RegConfig,
+            arguments,
+            prog="python -m training.reg",
+            about=main.__doc__,
+            init="finished run to start from, usually of stage 1",
+        )
+        with processes(chosen.config.fit.device):
+            bundle = train_regression(chosen.config, chosen.run, chosen.init)
     except WsiError as error:
         raise SystemExit(str(error)) from error
-    log.info("bundle %s: %s", bundle.digest, run / BUNDLE_NAME)
+    log.info("bundle %s: %s", bundle.digest, chosen.run / BUNDLE_NAME)
 
 
 if __name__ == "__main__":

@@ -3,33 +3,43 @@
 ``python -m training.seg --config configs/seg-demo.yaml``
 """
 
-import argparse
 import logging
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from training.augment import AugmentConfig, Shrunk
-from training.data import Data, under
+from training.command import command
+from training.data import Data
 from training.data.generated import GeneratedData
 from training.data.views import Batch, training_batches, validation_batches
 from training.distributed import first_process_first, processes
-from training.fit import FitConfig, Metrics, fit, open_run, run_folder, to_device
-from training.losses import focal_loss
+from training.fit import FitConfig, Metrics, fit, to_device
+from training.losses import focal_loss, tumour_near_loss
 from training.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from training.pretrained import imagenet_weights
-from wsi_pipeline.architecture import CLASSES, Architecture
-from wsi_pipeline.errors import WsiError
+from training.run import config_of, open_run, trained_weights
+from wsi_pipeline.architecture import CLASSES, Architecture, LogitStride, Upsampling
+from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.network import SegmentationNetwork
-from wsi_pipeline.validation import load_yaml
 
 log = logging.getLogger(__name__)
+
+# Black, green, blue and red as in the paper's figure 2, and grey for what nobody judged.
+_COLOURS = np.full((256, 3), 128, np.uint8)
+_COLOURS[: len(CLASSES)] = (0, 0, 0), (0, 200, 0), (40, 90, 255), (235, 30, 30)
+_DRAWN, _DRAWN_PX = 4, 512
+
+_HEADS = ("finer.", "deeplab.segmentation_head.")
 
 _ARCHITECTURE = Architecture.model_fields
 
@@ -43,18 +53,30 @@ class SegConfig(BaseModel):
     backbone: str = "resnet101"
     mean: tuple[float, float, float] = _ARCHITECTURE["mean"].default
     std: tuple[float, float, float] = _ARCHITECTURE["std"].default
+    upsampling: Upsampling = _ARCHITECTURE["upsampling"].default
+    logit_stride: LogitStride = _ARCHITECTURE["logit_stride"].default
     imagenet: str | None = Field(
         default="timm", description="source of ImageNet weights (see training.pretrained)"
     )
     shrink: Shrunk = 1
     augment: AugmentConfig = AugmentConfig(scale=(0.8, 1.2), crop=256, turns="flips")
+    optimiser: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(default=0.01, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    weight_decay: float = Field(default=0.0, ge=0, description="of weights, not of biases or norms")
     gamma: float = Field(default=1.0, ge=0, description="exponent of the focal loss")
     balance: float = Field(
         default=1.0,
         ge=0,
         description="power of the class weights: 1 is the paper's equation 1, 0 is none",
+    )
+    tumour_near: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the loss where all that is known is that a tumour is near",
+    )
+    flips_at_test: bool = Field(
+        default=False, description="validate by the mean over the picture and its mirror images"
     )
     fit: FitConfig = FitConfig(epochs=7000, batch=50, decay_every=3000)
 
@@ -63,52 +85,104 @@ class SegStage:
     """What the training loop needs to know of stage 1."""
 
     def __init__(self, config: SegConfig) -> None:
-        self.network = SegmentationNetwork(config.backbone, CLASSES, config.mean, config.std)
+        self.network = SegmentationNetwork(
+            config.backbone,
+            CLASSES,
+            config.mean,
+            config.std,
+            upsampling=config.upsampling,
+            logit_stride=config.logit_stride,
+        )
         if config.imagenet is not None:
             self.network.load_backbone(imagenet_weights(config.backbone, config.imagenet))
-        self.optimiser = torch.optim.SGD(
-            self.network.parameters(), config.learning_rate, config.momentum
-        )
-        self.gamma = config.gamma
-        self.balance = config.balance
+        self.config = config
+        self.optimiser = _optimiser(self.network, config)
 
     def training_mode(self) -> None:
         """Train everything."""
         self.network.train()
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Return the focal loss over the batch's pixels."""
+        """Return the focal loss over the batch's pixels, and that of tumours that are near."""
         pixels, mask, _ = batch
-        return focal_loss(network(pixels), mask, self.gamma, balance=self.balance)
+        logits = network(pixels)
+        loss = focal_loss(logits, mask, self.config.gamma, balance=self.config.balance)
+        if self.config.tumour_near:
+            loss = loss + self.config.tumour_near * tumour_near_loss(logits, mask)
+        return loss
 
     def validate(
         self, network: nn.Module, batches: DataLoader[Any], device: torch.device
     ) -> Metrics:
         """Return the mean IoU and each class's pixel accuracy over the whole set."""
-        return segmentation_metrics(confusion_over(network, batches, device))
+        flips = self.config.flips_at_test
+        return segmentation_metrics(confusion_over(network, batches, device, flips=flips))
+
+    def draw(self, network: nn.Module, batches: DataLoader[Any], device: torch.device) -> Tensor:
+        """Lay pictures, their truth and what is predicted side by side, uint8 [3, H, W]."""
+        rows = []
+        for batch in islice(batches, _DRAWN):
+            pixels, mask, _ = to_device(batch, device)
+            predicted = network(pixels).argmax(1)
+            coloured = [_COLOURS[part[0].cpu().numpy()] for part in (mask, predicted)]
+            row = np.hstack(
+                [part[:_DRAWN_PX, :_DRAWN_PX] for part in (pixels[0].cpu().numpy(), *coloured)]
+            )
+            margin = ((0, _DRAWN_PX - row.shape[0]), (0, 3 * _DRAWN_PX - row.shape[1]), (0, 0))
+            rows.append(np.pad(row, margin))
+        return torch.from_numpy(np.vstack(rows)).permute(2, 0, 1)
+
+
+def _optimiser(network: nn.Module, config: SegConfig) -> torch.optim.Optimizer:
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
+    if config.weight_decay:
+        weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+        others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+        groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others}]
+    if config.optimiser == "adamw":
+        return torch.optim.AdamW(groups, config.learning_rate, weight_decay=0)
+    return torch.optim.SGD(groups, config.learning_rate, config.momentum)
 
 
 def confusion_over(
-    network: nn.Module, batches: DataLoader[Any], device: torch.device
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+    network: nn.Module, batches: DataLoader[Any], device: torch.device, *, flips: bool = False
+) -> NDArray[np.int64]:
     """Count a whole set's judged pixels by true and predicted class, int64 [classes, classes]."""
     confusion = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
     for batch in batches:
         pixels, mask, _ = to_device(batch, device)
-        predicted = network(pixels).argmax(1)
+        predicted = (mean_of_flips(network, pixels) if flips else network(pixels)).argmax(1)
         confusion += confusion_matrix(mask.cpu().numpy(), predicted.cpu().numpy(), len(CLASSES))
     return confusion
 
 
-def segmentation_metrics(confusion: np.ndarray[Any, np.dtype[np.int64]]) -> Metrics:
+def mean_of_flips(network: nn.Module, pixels: Tensor) -> Tensor:
+    """Return class probabilities over a batch and its mirror images, [B, classes, H, W]."""
+    total = torch.zeros(())
+    for axes in ((), (1,), (2,), (1, 2)):
+        probability = F.softmax(network(pixels.flip(axes)).float(), dim=1)
+        total = total.to(probability) + probability.flip([axis + 1 for axis in axes])
+    return total / 4
+
+
+def segmentation_metrics(confusion: NDArray[np.int64]) -> Metrics:
     """Name the figures of a confusion matrix; classes that never occur are left out."""
     accuracies = zip(CLASSES, pixel_accuracy(confusion), strict=True)
     found = {f"pixel_accuracy_{name}": float(a) for name, a in accuracies if np.isfinite(a)}
     return {"mean_iou": mean_iou(confusion), **found}
 
 
-def train_segmentation(config: SegConfig, run: Path) -> SegmentationNetwork:
-    """Train stage 1 in a run's folder, from its last checkpoint on, and return its network."""
+def train_segmentation(
+    config: SegConfig, run: Path, init: Path | None = None
+) -> SegmentationNetwork:
+    """Train stage 1 in a run's folder, from its last checkpoint on, and return its network.
+
+    Args:
+        config: what to do.
+        run: folder of the run.
+        init: a finished run of stage 1 to start from.
+
+    """
     with first_process_first():
         open_run(run, config)
         training = training_batches(
@@ -121,26 +195,64 @@ def train_segmentation(config: SegConfig, run: Path) -> SegmentationNetwork:
         )
         validation = validation_batches(config.data.nuclei("validation"), config.shrink)
     torch.manual_seed(config.fit.seed)
-    stage = SegStage(config)
+    stage = SegStage(config if init is None else config.model_copy(update={"imagenet": None}))
+    if init is not None:
+        _initialise(stage.network, init, config)
     fit(run, config.fit, stage, training, validation)
     return stage.network
 
 
+def require_normalised_alike(
+    init: Path, mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict[str, Any]:
+    """See that a run's network was given pixels as this one will be; return its configuration.
+
+    Raises:
+        ConfigError: If it was not: no weight's shape would tell.
+
+    """
+    theirs = config_of(init)
+    for name, ours in (("mean", mean), ("std", std)):
+        if theirs.get(name, list(ours)) != list(ours):
+            raise ConfigError(
+                f"{init} was trained with {name} {theirs[name]}, and here it is {list(ours)}: its "
+                "weights would see other colours. Set the same."
+            )
+    return theirs
+
+
+def _initialise(network: SegmentationNetwork, init: Path, config: SegConfig) -> None:
+    """Take over a run's weights; a head of another stride stays fresh.
+
+    Raises:
+        ConfigError: If there are none or they are of another network.
+
+    """
+    weights = trained_weights(init)
+    require_normalised_alike(init, config.mean, config.std)
+    own = network.state_dict()
+    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    missing = [k for k in own if k not in fitting and not k.startswith(_HEADS)]
+    if missing:
+        raise ConfigError(
+            f"{init} is a run of another network: {missing[0]} and {len(missing) - 1} more are "
+            "missing or of another shape. Give a run of stage 1 with the same backbone."
+        )
+    network.load_state_dict(fitting, strict=False)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the segmentation network (stage 1)."""
-    parser = argparse.ArgumentParser(prog="python -m training.seg", description=main.__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="YAML file")
-    parser.add_argument(
-        "--data", type=Path, default=Path(), help="folder that the data's root is relative to"
-    )
-    parser.add_argument("--run", type=Path, help="folder of the run; runs/<name of the config>")
-    chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        config = load_yaml(chosen.config, SegConfig)
-        config = config.model_copy(update={"data": under(config.data, chosen.data)})
-        with processes(config.fit.device):
-            train_segmentation(config, run_folder(chosen.run, chosen.config))
+        chosen = command(
+            SegConfig,
+            arguments,
+            prog="python -m training.seg",
+            about=main.__doc__,
+            init="finished run of stage 1 to start from",
+        )
+        with processes(chosen.config.fit.device):
+            train_segmentation(chosen.config, chosen.run, chosen.init)
     except WsiError as error:
         raise SystemExit(str(error)) from error
 

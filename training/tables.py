@@ -29,7 +29,7 @@ from training.data import Data, folds_of, under
 from training.data.generated import Part
 from training.data.views import validation_batches
 from training.evaluate import evaluate_bundle
-from training.fit import choose_device, evaluate, open_run, run_folder
+from training.fit import choose_device, evaluate
 from training.metrics import (
     mean_absolute_error,
     mean_iou,
@@ -37,6 +37,7 @@ from training.metrics import (
     prediction_probability,
 )
 from training.reg import RegConfig, judged_pictures, train_regression
+from training.run import open_run, run_folder
 from training.seg import SegConfig, confusion_over, train_segmentation
 from wsi_pipeline.architecture import CLASSES, Architecture
 from wsi_pipeline.atomic import atomic_path
@@ -173,7 +174,7 @@ def _segment(config: SegConfig, run: Path) -> tuple[Confusion, Confusion]:
         counted: dict[str, Confusion] = {}
         for part in get_args(Part):
             batches = validation_batches(config.data.nuclei(part), config.shrink)
-            count = partial(confusion_over, network, batches, device)
+            count = partial(confusion_over, network, batches, device, flips=config.flips_at_test)
             counted[part] = evaluate(network, count)
         _save(result, {part: confusion.tolist() for part, confusion in counted.items()})
     saved = json.loads(result.read_text(encoding="utf-8"))

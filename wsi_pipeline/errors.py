@@ -51,3 +51,7 @@ class ConfigError(WsiError):
 
 class OutputError(WsiError):
     """The output folder cannot be written: full, read-only, or gone."""
+
+
+class TrainingError(WsiError):
+    """A training cannot go on: its loss is no number any more."""

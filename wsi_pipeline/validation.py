@@ -1,7 +1,8 @@
 """Files that a person writes, read into a model, with errors in a person's words."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -11,16 +12,24 @@ from wsi_pipeline.errors import ConfigError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_yaml(path: Path, kind: type[Model]) -> Model:
+def load_yaml(path: Path, kind: type[Model], settings: Sequence[str] = ()) -> Model:
     """Read a YAML file into a model; what the file leaves out has its default.
+
+    Args:
+        path: the file.
+        kind: the model.
+        settings: changes to what the file says, each ``key=value``: a key of a part is written
+            ``part.key``, and the value as in YAML.
 
     Raises:
         ConfigError: if the file is missing, is not YAML, or holds anything that is not understood.
 
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return kind.model_validate(content or {})
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        for setting in settings:
+            _change(content, setting)
+        return kind.model_validate(content)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such configuration file.") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -29,6 +38,19 @@ def load_yaml(path: Path, kind: type[Model]) -> Model:
         raise ConfigError(
             f"{path}: {problems(error)}. The files in configs/ explain every value."
         ) from error
+
+
+def _change(content: Any, setting: str) -> None:  # noqa: ANN401
+    name, equals, value = setting.partition("=")
+    *parts, key = name.split(".")
+    for part in parts:
+        content = content.setdefault(part, {}) if isinstance(content, dict) else None
+    if not equals or not key or not isinstance(content, dict):
+        raise ConfigError(
+            f"'{setting}' sets no value of the configuration; write it as key=value, such as "
+            "fit.epochs=20."
+        )
+    content[key] = yaml.safe_load(value)
 
 
 def problems(error: ValidationError) -> str:

@@ -19,7 +19,8 @@ from training.augment import AugmentConfig
 from training.data.generated import GeneratedData
 from training.data.views import EpochOrder, training_batches, validation_batches
 from training.distributed import convert_sync_batchnorm, first_process_first, processes
-from training.fit import FitConfig, fit, trained_weights
+from training.fit import FitConfig, fit
+from training.run import trained_weights
 from wsi_pipeline.network import SegmentationNetwork
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import yaml
 
 from tests.killing import run_and_kill, server_of
 from training import reg, seg
-from training.fit import trained_weights
+from training.run import trained_weights
 
 log = logging.getLogger(__name__)
 

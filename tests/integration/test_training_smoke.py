@@ -1,6 +1,7 @@
 """Both stages by their real commands on little data: they learn, resume and export."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
 from training import reg, seg
@@ -15,8 +17,9 @@ from training.augment import AugmentConfig
 from training.data.picture import Picture, pack, windows
 from training.data.views import Views, validation_batches
 from training.evaluate import evaluate_bundle
-from training.fit import evaluate, trained_weights
+from training.fit import evaluate
 from training.reg import RegConfig, regression_metrics, train_regression
+from training.run import config_of, trained_weights
 from training.seg import SegConfig, train_segmentation
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.config import ScoreConfig
@@ -147,6 +150,49 @@ def test_an_interrupted_run_ends_in_the_same_weights(runs, workplace, tmp_path):
     for name, tensor in whole.items():
         np.testing.assert_array_equal(resumed[name], tensor, err_msg=name)
     assert metrics_of(tmp_path / "broken") == metrics_of(tmp_path / "whole")
+
+
+def test_stage_1_goes_on_from_another_with_a_finer_head(runs, workplace, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    settings = [
+        *("fit.epochs=1", "fit.schedule=onecycle", "fit.decay_every=null", "fit.best_by=mean_iou"),
+        *("upsampling=half-pixel", "logit_stride=2", "optimiser=adamw", "weight_decay=0.01"),
+        *("augment.stain=0.1", "augment.unsure_edges=true", "tumour_near=0.1"),
+        *("flips_at_test=true", "learning_rate=0.0001"),
+    ]
+    arguments = f"--config {workplace / 'seg-smoke.yaml'} --run {tmp_path} --init {runs[0]}".split()
+    for setting in settings:
+        arguments += ["--set", setting]
+    seg.main(arguments)
+    assert config_of(tmp_path)["weight_decay"] == 0.01
+    before, after = trained_weights(runs[0]), trained_weights(tmp_path)
+    name = "deeplab.encoder.model.conv_stem.weight"
+    torch.testing.assert_close(after[name], before[name], rtol=0, atol=0.01)
+    assert any(name.startswith("finer.") for name in after)
+    images = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("predictions")
+    assert (images[0].height, images[0].width) == (4 * 512, 3 * 512)
+    # What it is not given.
+    for changed, message in (
+        ("mean=[0.4, 0.5, 0.5]", "would see other colours"),
+        ("backbone=resnet18", "another network"),
+        ("nonsense", "sets no value"),
+        ("fit.epochs.more=1", "sets no value"),
+        ("fit.epoch=3", "fit.epoch"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            seg.main([*arguments, "--run", str(tmp_path / message), "--set", changed])
+
+
+def test_an_unfinished_run_is_no_start(runs, workplace, tmp_path):
+    shutil.copytree(runs[0], tmp_path / "half")
+    path = tmp_path / "half" / "checkpoint.pt"
+    torch.save({**torch.load(path, weights_only=True), "epoch": 2}, path)
+    for stage, name in ((seg, "seg-smoke.yaml"), (reg, "reg-smoke.yaml")):
+        with pytest.raises(SystemExit, match="not finished: it has done 2 of 4 epochs"):
+            stage.main(
+                f"--config {workplace / name} --run {tmp_path / name} "
+                f"--init {tmp_path / 'half'}".split()
+            )
 
 
 def test_another_configuration_does_not_continue_a_run(runs, workplace):

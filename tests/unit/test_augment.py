@@ -1,9 +1,11 @@
-"""Shrinking samples for models that see coarser pixels: against averages by hand."""
+"""Views of samples: against averages and scikit-image's stains by hand."""
 
 import numpy as np
 import pytest
+import torch
+from skimage.color import hed_from_rgb, rgb_from_hed
 
-from training.augment import AugmentConfig, shrunk
+from training.augment import AugmentConfig, random_stain, shrunk
 from training.data.picture import Picture, pack
 from training.data.views import Views, validation_batches
 
@@ -38,3 +40,31 @@ def test_whole_pictures_are_padded_to_what_the_network_takes(section):
     assert pixels.shape == (1, 128, 128, 3)
     assert (mask[0, 100:] == 255).all()
     assert (mask[0, :100, :100] != 255).any()
+
+
+def test_a_random_stain_is_scikit_images_with_other_amounts(section):
+    sample = pack(section.window(256, 256, 64))
+    rng = np.random.default_rng(3)
+    stained = random_stain(rng, sample, 0.2)
+    rng = np.random.default_rng(3)
+    factors, tint = rng.uniform(0.8, 1.2, 3), rng.uniform(-0.2, 0.2, 3) * 0.15
+    density = -np.log((sample[..., :3].astype(float) + 1) / 256)
+    dyes = density @ hed_from_rgb * factors + tint
+    expected = 256 * np.exp(-dyes @ rgb_from_hed) - 1
+    np.testing.assert_allclose(stained[..., :3], expected.clip(0, 255), atol=0.51)
+    np.testing.assert_array_equal(stained[..., 3], sample[..., 3])
+    assert np.abs(stained[..., :3].astype(int) - sample[..., :3]).mean() > 1
+
+
+def test_stains_and_unsure_edges_are_part_of_a_view(section):
+    picture = Picture("section", "section", pack(section.window(256, 256, 128)))
+    plain, view = (
+        Views([picture], AugmentConfig(crop=64, **settings), 3)
+        for settings in ({}, {"stain": 0.1, "unsure_edges": True})
+    )
+    (pixels, mask, score), (other, unsure, same) = plain[5], view[5]
+    assert same == score
+    assert not torch.equal(pixels, other)
+    at_edge = unsure != mask
+    assert 0.01 < at_edge.float().mean() < 0.5
+    assert (unsure[at_edge] >= 16).all()

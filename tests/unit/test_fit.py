@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import math
 from functools import partial
 from importlib.metadata import version
@@ -10,21 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from training import fit as module
+from training.data.crchisto import CrcHistoData
 from training.data.views import EpochOrder
-from training.fit import (
-    FitConfig,
-    fit,
-    moving_average,
-    rate_factor,
-    run_folder,
-    trained_weights,
-)
+from training.fit import fit
+from training.pace import Pace
+from training.run import config_of, open_run, run_folder, trained_weights
+from training.schedule import FitConfig, rate_factor
+from training.seg import SegConfig
+from training.state import State, moving_average
+from wsi_pipeline.errors import ConfigError, TrainingError
 
 PICTURES, BATCH = 12, 4
 STEPS = PICTURES // BATCH
@@ -134,6 +136,22 @@ def test_warmup_rises_evenly_to_the_schedules_rate():
     assert rate_factor(cosine, STEPS, 50) == (1 + math.cos(math.pi * 50 / 300)) / 2
 
 
+def test_the_one_cycle_schedule_is_pytorchs():
+    settings = config(epochs=7, schedule="onecycle")
+    optimiser = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], 0.01)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 0.01, total_steps=7 * STEPS, cycle_momentum=False
+    )
+    for step in range(7 * STEPS):
+        ours = 0.01 * rate_factor(settings, STEPS, step)
+        assert ours == pytest.approx(theirs.get_last_lr()[0])
+        optimiser.step()
+        if step < 7 * STEPS - 1:
+            theirs.step()
+    with pytest.raises(ValidationError, match="warmup of its own"):
+        config(schedule="onecycle", warmup=3)
+
+
 def test_without_decay_the_rate_stays(tmp_path):
     run(tmp_path / "run")
     assert [line["learning_rate"] for line in lines(tmp_path / "run")] == [0.01] * 4
@@ -217,6 +235,94 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, settings, mon
     assert lines(tmp_path / "broken") == lines(tmp_path / "whole")
 
 
+def test_a_run_goes_on_from_within_an_epoch(tmp_path, monkeypatch):
+    """What is saved by the clock between two steps is gone on from between these two steps."""
+    whole = run(tmp_path / "whole", average=0.9)
+    seen = []
+
+    class Killed(TinyStage):
+        def loss(self, network, batch):
+            seen.extend([batch] * network.training)
+            if len(seen) == STEPS + 3:
+                raise KeyboardInterrupt
+            return super().loss(network, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", Killed(), average=0.9, checkpoint_minutes=1e-9)
+    saved = torch.load(tmp_path / "broken" / "checkpoint.pt", weights_only=True)
+    assert (saved["epoch"], saved["step"]) == (1, 2)
+    stage = TinyStage()
+    losses = []
+    original = stage.loss
+    stage.loss = lambda *both: losses.append(both) or original(*both)
+    assert_equal(run(tmp_path / "broken", stage, average=0.9), whole)
+    validations = 3
+    assert len(losses) == 2 * STEPS + 1 + validations
+    assert lines(tmp_path / "broken") == lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("by", "best"), [("mean_iou", 2), ("l1", 3)])
+def test_the_best_weights_are_the_result(tmp_path, by, best):
+    """Also of a run that is interrupted after them."""
+    figures = {"mean_iou": [0.3, 0.7, 0.5, 0.6, math.nan], "l1": [0.3, 0.2, 0.1, 0.1, 0.4]}[by]
+
+    class Judged(TinyStage):
+        def __init__(self, kill_at=99):
+            super().__init__()
+            self.kept, self.kill_at = [], kill_at
+
+        def loss(self, network, batch):
+            self.kill_at -= network.training
+            if not self.kill_at:
+                raise KeyboardInterrupt
+            return super().loss(network, batch)
+
+        def validate(self, network, batches, device):
+            self.kept.append({k: v.clone() for k, v in network.state_dict().items()})
+            return {by: figures[len(lines(tmp_path / "run"))]}
+
+    stage = Judged()
+    result = run(tmp_path / "run", stage, epochs=5, best_by=by)
+    assert_equal(result, stage.kept[best - 1])
+    assert_equal(dict(stage.network.state_dict()), result)
+    (tmp_path / "run").rename(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", Judged(kill_at=4 * STEPS), epochs=5, best_by=by)
+    assert_equal(run(tmp_path / "run", Judged(), epochs=5, best_by=by), result)
+    with pytest.raises(ConfigError, match=r"tells no pk.*Correct `best_by`"):
+        run(tmp_path / "other", epochs=5, best_by="pk")
+
+
+def test_other_data_does_not_continue_a_run(tmp_path):
+    run(tmp_path / "run", epochs=1)
+    path = tmp_path / "run" / "checkpoint.pt"
+    torch.save({**torch.load(path, weights_only=True), "pictures": 99}, path)
+    with pytest.raises(ConfigError, match=r"began with 99 pictures.*there are 12 now"):
+        run(tmp_path / "run", epochs=2)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt is damaged"):
+        run(tmp_path / "run", epochs=2)
+
+
+def test_where_and_how_a_run_goes_on_is_no_other_configuration(tmp_path):
+    before = SegConfig(data=CrcHistoData(kind="crchisto", root="/a"), fit=config(workers=2))
+    open_run(tmp_path, before)
+    moved = before.data.model_copy(update={"root": Path("/b")})
+    now = before.model_copy(update={"data": moved, "fit": config(checkpoint_minutes=1)})
+    open_run(tmp_path, now)
+    assert config_of(tmp_path)["data"]["root"] == "/a"
+    other = now.model_copy(update={"gamma": 2.0, "fit": config(epochs=9)})
+    with pytest.raises(ConfigError, match=r"gamma was 1.0 and is 2.0; fit.epochs was 4 and is 9"):
+        open_run(tmp_path, other)
+    # What a run did not know of yet has its default.
+    old = {k: v for k, v in config_of(tmp_path).items() if k != "optimiser"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    open_run(tmp_path, now)
+    (tmp_path / "config.yaml").write_text("gama: 1")
+    with pytest.raises(ConfigError, match="another configuration, or damaged"):
+        open_run(tmp_path, now)
+
+
 def test_a_run_killed_between_its_two_files_repeats_the_epoch(tmp_path):
     whole = run(tmp_path / "whole", epochs=3)
     run(tmp_path / "broken", epochs=2)
@@ -238,8 +344,8 @@ def test_a_finished_run_stays_as_it_is(tmp_path):
 def test_checkpoints_and_validations_come_as_often_as_told_and_at_the_end(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(
-        module._State, "save", lambda self, run, epoch, save=module._State.save: (
-            saved.append(epoch), save(self, run, epoch)
+        State, "save", lambda self, run, at, save=State.save: (
+            saved.append(at.epoch), save(self, run, at)
         )
     )  # fmt: skip
     run(tmp_path / "run", epochs=5, checkpoint_every=2, validate_every=3)
@@ -259,9 +365,9 @@ def test_the_loop_takes_the_steps_that_one_takes_by_hand(tmp_path):
     losses = []
     for epoch in range(2):
         order.epoch = epoch
-        module._seed(0, epoch)
         stage.network.train()
-        for batch in batches:
+        for step, batch in enumerate(batches, 1):
+            module._seed(0, epoch, step)
             loss = stage.loss(stage.network, batch)
             stage.optimiser.zero_grad()
             loss.backward()
@@ -273,13 +379,46 @@ def test_the_loop_takes_the_steps_that_one_takes_by_hand(tmp_path):
     assert [line["loss"] for line in lines(tmp_path / "run")] == pytest.approx(means)
 
 
-def test_each_epoch_draws_other_random_numbers():
+def test_each_step_draws_other_random_numbers():
     drawn = set()
-    for seed in (0, 1):
-        for epoch in (0, 1):
-            module._seed(seed, epoch)
-            drawn.add(float(torch.rand(())))
-    assert len(drawn) == 4
+    for seed, epoch, step in np.ndindex(2, 2, 2):
+        module._seed(seed, epoch, step)
+        drawn.add(float(torch.rand(())))
+    assert len(drawn) == 8
+
+
+def test_gradients_are_clipped_to_a_norm(tmp_path):
+    torch.manual_seed(0)
+    before = TinyStage().network[0].weight.detach().clone()
+
+    class Steep(TinyStage):
+        def __init__(self):
+            super().__init__()
+            self.optimiser = torch.optim.SGD(self.network.parameters(), 1.0)
+
+        def loss(self, network, batch):
+            return 1e6 * super().loss(network, batch)
+
+    stage = Steep()
+    run(tmp_path / "run", stage, epochs=1, clip=1e-3)
+    assert (stage.network[0].weight - before).norm() <= STEPS * 1.001e-3
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    class Diverging(TinyStage):
+        taken = 0
+
+        def loss(self, network, batch):
+            self.taken += network.training
+            return super().loss(network, batch) * (math.nan if self.taken == STEPS + 2 else 1)
+
+    with pytest.raises(TrainingError, match=r"step 2 of epoch 2: the training diverged.*clip"):
+        run(tmp_path / "run", Diverging())
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert saved["epoch"] == 1
+    assert all(tensor.isfinite().all() for tensor in saved["network"].values())
+    with pytest.raises(ConfigError, match="not finished: it has done 1 of 4 epochs"):
+        trained_weights(tmp_path / "run")
 
 
 def test_bfloat16_is_of_the_layers_and_not_of_the_weights(tmp_path):
@@ -335,3 +474,24 @@ def test_the_environment_names_versions_and_no_places(tmp_path, caplog):
 def test_nothing_is_drawn_where_no_terminal_is(tmp_path, capfd):
     run(tmp_path / "run", epochs=1)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_forecast_after_20_steps_and_a_line_a_minute(caplog):
+    caplog.set_level(logging.INFO)
+    now = 0.0
+    pace = Pace(1000, 100, lines=True, clock=lambda: now)
+    for step in range(1, 200):
+        now += 30 if step <= 3 else 2
+        pace.step(lambda step=step: f"step {step}")
+    told = [record.getMessage() for record in caplog.records]
+    # 880 steps at two seconds each, the slow first ones left out.
+    assert told[0].startswith("0.50 steps/s: the 880 that are left take about 29 min, until ")
+    assert told[1] == "step 50, 0.50 steps/s, 28 min to go"
+    assert len(told) == 1 + (199 - 20) // 30
+    caplog.clear()
+    quiet = Pace(1000, 0, lines=False, clock=lambda: now)
+    for _ in range(100):
+        now += 9
+        quiet.step(pytest.fail)
+    assert len(caplog.records) == 1
+    assert "2 h 27 min" in caplog.text

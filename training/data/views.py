@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from training import distributed
 from training.augment import AugmentConfig, Shrink, augment, shrunk
 from training.data.picture import Pictures, padded, unpack
+from training.data.truth import unsure_at_edges
 from wsi_pipeline.architecture import REGRESSION_STRIDE
 from wsi_pipeline.errors import ConfigError
 
@@ -51,34 +52,63 @@ class Views(Dataset[Batch]):
         # Of all pixels, before some of the truth is left out.
         score = picture.cellularity if picture.scores else unpack(sample).cellularity
         patch = unpack(shrunk(sample, self.shrink))
+        mask = unsure_at_edges(patch.mask) if self.config.unsure_edges else patch.mask
         return (
             torch.from_numpy(np.ascontiguousarray(patch.rgb)),
-            torch.from_numpy(patch.mask.astype(np.int64)),
+            torch.from_numpy(mask.astype(np.int64)),
             torch.tensor(score, dtype=torch.float32),
         )
 
 
 class EpochOrder(Sampler[int]):
-    """The numbers of an epoch's views, shuffled; set ``epoch`` before each pass.
+    """The numbers of an epoch's views, shuffled; set ``epoch`` before each pass, and ``start``.
+
+    Pictures come in an endless row of shuffled passes over all of them, and an epoch takes the next
+    batches of it: as many as one pass needs, all of them full. So no picture is left out, and over
+    the epochs all are shown alike.
 
     Of several processes each takes every ``world``-th, so that their batches together are those of
     one process with the batch of all.
     """
 
-    def __init__(self, count: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, count: int, seed: int, rank: int = 0, world: int = 1, *, batch: int = 1
+    ) -> None:
+        """Begin at the first epoch.
+
+        Args:
+            count: number of pictures.
+            seed: of the shuffling.
+            rank: this process's number.
+            world: number of processes.
+            batch: pictures of a step, of all processes together.
+
+        """
         self.count = count
         self.seed = seed
         self.rank = rank
         self.world = world
         self.epoch = 0
+        self.start = 0
+        """How many of this process's views of the epoch were seen before."""
+        self._shown = -(-count // batch) * batch
 
     def __len__(self) -> int:
-        return self.count // self.world
+        return self._shown // self.world
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        own = order[: len(self) * self.world][self.rank :: self.world]
-        return iter((own + self.epoch * self.count).tolist())
+        begin = self.epoch * self._shown
+        row = np.arange(begin, begin + len(self) * self.world)
+        passes, places = np.divmod(row, self.count)
+        order = {
+            number: np.random.default_rng((self.seed, number)).permutation(self.count)
+            for number in np.unique(passes).tolist()
+        }
+        views = [
+            number * self.count + int(order[number][place])
+            for number, place in zip(passes.tolist(), places.tolist(), strict=True)
+        ]
+        return iter(views[self.rank :: self.world][self.start :])
 
 
 def training_batches(
@@ -105,13 +135,12 @@ def training_batches(
             "choose another `batch` in the configuration's `fit`, or another --nproc-per-node."
         )
     views = Views(pictures, config, seed, shrink)
-    order = EpochOrder(len(views), seed, distributed.rank(), world)
+    order = EpochOrder(len(views), seed, distributed.rank(), world, batch=batch)
     loader = DataLoader(
         views,
         batch_size=batch // world,
         sampler=order,
         num_workers=workers,
-        drop_last=len(views) >= batch,
         multiprocessing_context="spawn" if workers else None,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
