@@ -32,7 +32,7 @@ from wsi_pipeline.verify import finished
 
 log = logging.getLogger(__name__)
 
-DIGESTS = ".digests.sqlite"
+DIGESTS = ".digests"
 SLOT = ".model.lock"
 
 DIGEST_IN_NAME = 8
@@ -125,14 +125,14 @@ def plan(cohort: Cohort, inbox: Inbox) -> Iterator[Step]:
     for slide in inbox.copying:
         yield slide.location, left(unread(slide, names), "copying", "It is still being copied.")
     taken: dict[str, str] = {}
-    with _digests(cohort) as cache:
-        for slide in inbox.slides:
-            try:
-                step = _step(cohort, slide, cache.digest(slide), taken)
-            # Names, old results and attributes of stores can be wrong in more ways than one.
-            except Exception as error:  # noqa: BLE001
-                step = of_error(unread(slide, names), slide.location, error)
-            yield slide.location, step
+    cache = _digests(cohort)
+    for slide in inbox.slides:
+        try:
+            step = _step(cohort, slide, cache.digest(slide), taken)
+        # Names, old results and attributes of stores can be wrong in more ways than one.
+        except Exception as error:  # noqa: BLE001
+            step = of_error(unread(slide, names), slide.location, error)
+        yield slide.location, step
 
 
 def _step(cohort: Cohort, slide: InboxSlide, digest: str, taken: dict[str, str]) -> Job | Outcome:

@@ -1,39 +1,34 @@
 """Digests of slides seen before, so that a night need not read a terabyte to find nothing new.
 
-It is a convenience: what is lost of it only costs reading those slides again. So a damaged file is
-set aside, and one that cannot be written is done without; neither stops a night.
+A file of lines, each of which is one slide and checks itself: lines are only ever added, so two
+nights may share the file, and what is damaged, or was cut off by a kill, costs reading that slide
+again. So does a file that cannot be read or written; nothing here stops a night.
+
+A slide is known by what the file system says of its files (`wsi_pipeline.reachable.Footprint`).
+Its clock may be too coarse to tell two writes apart, so a slide that has just changed is not kept.
 """
 
+import errno
+import json
 import logging
-import sqlite3
+import os
 import threading
+import time
+from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.inbox import InboxSlide
-from wsi_pipeline.slide_files import content_digest
+from wsi_pipeline.reachable import fingerprint, of_file
+from wsi_pipeline.slide_files import content_digest, is_url
 
 log = logging.getLogger(__name__)
 
-APPLICATION = 0x5753_4944
-"""Written into the file's header ("WSID"), with `VERSION`: other files are not ours to change."""
-VERSION = 1
+RECENT_S = 10.0
+"""Clocks of file systems go by two seconds at most, and those of other machines may differ."""
 
-WAIT_S = 30.0
-"""For another process that is writing."""
-
-
-SCHEMA = """
-    CREATE TABLE IF NOT EXISTS digests (
-        location TEXT PRIMARY KEY,
-        fingerprint TEXT NOT NULL,
-        digest TEXT NOT NULL
-    ) WITHOUT ROWID
-"""
-
-UNFIT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-"""What SQLite says of a damaged file, or of none of its own."""
+LINES_AN_ENTRY = 4
+"""A file with more lines than this for each slide is written anew."""
 
 
 class DigestCache:
@@ -46,14 +41,15 @@ class DigestCache:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[str, str]] = {}
         if path is not None:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._connection = _open(path)
-            except (sqlite3.Error, OSError) as error:
-                self._recover(path, error)
+                self._load(path)
+            except FileNotFoundError:
+                log.debug("%s: no digests are kept yet", path)
+            except OSError as error:
+                self._do_without(path, error)
 
     def digest(self, slide: InboxSlide) -> str:
         """Return the digest of a slide's bytes; they are read only if its fingerprint is new.
@@ -62,116 +58,87 @@ class DigestCache:
             OSError: if its files must be read and cannot be.
 
         """
-        key = (slide.location, slide.fingerprint)
-        rows = self._execute(
-            "SELECT digest FROM digests WHERE location = ? AND fingerprint = ?", *key
-        )
-        if rows:
-            return str(rows[0][0])
+        known = self._known.get(slide.location)
+        if known is not None and known[0] == slide.fingerprint:
+            return known[1]
+        started_s = time.time()
         digest = content_digest(slide.files)
-        self._execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", *key, digest)
+        if _is_settled(slide, started_s):
+            self._keep(slide.location, slide.fingerprint, digest)
         return digest
 
-    def close(self) -> None:
-        """Close the file; nothing more is remembered from then on."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _execute(self, statement: str, *values: str) -> list[tuple[object, ...]]:
-        """Run one statement, whole or not at all; return no rows if there is any trouble."""
-        with self._lock:
-            if self._path is None or self._connection is None:
-                return []
-            try:
-                return self._connection.execute(statement, values).fetchall()
-            except sqlite3.Error as error:
-                self._recover(self._path, error)
-                return []
-
-    def _recover(self, path: Path, error: sqlite3.Error | OSError) -> None:
-        """Set an unfit file aside and start another; do without one that cannot be used at all."""
-        self.close()
-        if getattr(error, "sqlite_errorcode", None) in UNFIT:
-            try:
-                aside = _set_aside(path)
-                self._connection = _open(path)
-            except (sqlite3.Error, OSError) as second:
-                error = second
-            else:
-                log.warning(
-                    "%s: the digests kept here cannot be used (%s). The file is now %s; the "
-                    "slides are read again.",
-                    path,
-                    error,
-                    aside.name,
+    def _load(self, path: Path) -> None:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no file")
+        lines = [line for line in path.read_bytes().split(b"\n") if line]
+        for line in lines:
+            entry = _entry(line)
+            if entry is not None:
+                location, *about = entry
+                self._known[location] = (about[0], about[1])
+        if lines and not self._known:
+            raise OSError(errno.EINVAL, "it holds something else, or nothing but damage")
+        if len(lines) > LINES_AN_ENTRY * (1 + len(self._known)):
+            with atomic_path(path) as partial:
+                partial.write_bytes(
+                    b"".join(_line(where, *about) for where, about in self._known.items())
                 )
+
+    def _keep(self, *entry: str) -> None:
+        with self._lock:
+            self._known[entry[0]] = (entry[1], entry[2])
+            if self._path is None:
                 return
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                file = os.open(self._path, flags, 0o644)
+                try:
+                    os.write(file, _line(*entry))
+                finally:
+                    os.close(file)
+            except OSError as error:
+                self._do_without(self._path, error)
+
+    def _do_without(self, path: Path, error: OSError) -> None:
+        self._path = None
         log.warning(
             "%s: digests of slides cannot be kept here (%s), so slides are read again each time. "
-            "Check that the folder can be written.",
+            "Check that the folder can be written, and move away what is in the way.",
             path,
-            error,
+            error.strerror,
         )
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    """Open the file, and make its table if it is new.
-
-    Raises:
-        sqlite3.Error: if the file is damaged, somebody else's, or cannot be written.
-
-    """
-    connection = sqlite3.connect(
-        path, timeout=WAIT_S, isolation_level=None, check_same_thread=False
-    )
+def _is_settled(slide: InboxSlide, read_from_s: float) -> bool:
+    """Tell whether a slide's files are those that were listed, and had not just been changed."""
+    if any(map(is_url, slide.files)):
+        return True  # its listing told an ETag, or a time that is all there is
     try:
-        _prepare(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        found = [of_file(Path(file).stat()) for file in slide.files]
+    except OSError:
+        return False
+    newest_s = max(file.changed_s for file in found)
+    return fingerprint(found) == slide.fingerprint and newest_s < read_from_s - RECENT_S
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
-    if application == 0 and not tables:
-        connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {VERSION}")
-        connection.execute(SCHEMA)
-    elif (application, version) != (APPLICATION, VERSION):
-        raise _unfit("it is another program's, or another version's")
-    elif connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-        raise _unfit("it is damaged")
-    connection.execute("COMMIT")
+def _line(*entry: str) -> bytes:
+    # It begins with a line break: one that a kill has cut off must not spoil the next.
+    content = json.dumps(entry)
+    return f"\n{_check(content)} {content}".encode()
 
 
-def _set_aside(path: Path) -> Path:
-    """Rename the file, with its journal, or that would be played into the next one."""
-    aside = path.with_name(f"{path.name}.unfit")
-    for suffix in ("", "-journal", "-wal", "-shm"):
-        file = path.with_name(path.name + suffix)
-        if file.exists():
-            file.replace(aside.with_name(aside.name + suffix))
-    return aside
+def _entry(line: bytes) -> tuple[str, str, str] | None:
+    """Read a line; None if it is damaged."""
+    try:
+        check, content = line.decode().split(" ", 1)
+        if check != _check(content):
+            return None
+        location, seen, digest = json.loads(content)
+    except ValueError:
+        return None
+    return location, seen, digest
 
 
-def _unfit(reason: str) -> sqlite3.DatabaseError:
-    error = sqlite3.DatabaseError(reason)
-    error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
-    return error
+def _check(content: str) -> str:
+    return blake2b(content.encode(), digest_size=8).hexdigest()

@@ -10,21 +10,17 @@ looks the same twice and nobody has touched it for a while. Objects of an object
 """
 
 import errno
-import hashlib
-import json
 import logging
-import math
 import os
 import re
 import stat
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -33,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.locations import require_no_secret
+from wsi_pipeline.reachable import Footprint, fingerprint, of_file, of_object
 from wsi_pipeline.slide_files import (
     DICOM,
     INDEXES,
@@ -82,8 +79,8 @@ class InboxSlide:
     Attributes:
         location: the path or URL that opens it.
         files: all its files, in the order of `wsi_pipeline.slide_files.files_of`.
-        fingerprint: changes when the name, size, or modification time of any file does (on object
-            stores, its ETag), so that unchanged slides need not be read to be known again.
+        fingerprint: see `wsi_pipeline.reachable.fingerprint`: slides that have the one they had
+            need not be read to be known again.
 
     """
 
@@ -101,18 +98,10 @@ class Inbox:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
-    size: int
-    modified_s: float
-    """In seconds since 1970; -inf if the file system does not say."""
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Look:
     """One look at an inbox: its files by their names below it, parts joined by "/"."""
 
-    files: dict[str, _File]
+    files: dict[str, Footprint]
     left_out: dict[str, str]
     """Why, by the folder or file that could not be taken."""
 
@@ -173,7 +162,7 @@ def find_slides(inbox: str, config: InboxConfig) -> Inbox:
         slide = InboxSlide(
             location=place.location(name),
             files=tuple(map(place.location, files)),
-            fingerprint=_fingerprint(files, now.files),
+            fingerprint=fingerprint(now.files[name] for name in files),
         )
         (whole if settled(name, parts) else copying).append(slide)
     by_location = attrgetter("location")
@@ -268,11 +257,7 @@ class _Folder:
                 elif stat.S_ISDIR(about.st_mode):
                     (links if entry.is_symlink() else folders).append(f"{name}/")
                 elif stat.S_ISREG(about.st_mode):
-                    found.files[name] = _File(
-                        about.st_size,
-                        max(about.st_mtime, about.st_ctime),
-                        str(about.st_mtime_ns),
-                    )
+                    found.files[name] = of_file(about)
         return found
 
     def location(self, name: str) -> str:
@@ -304,7 +289,7 @@ class _Store:
         names = {path: path.removeprefix(self._root).lstrip("/") for path in about}
         return _Look(
             {
-                name: _file_of(about[path])
+                name: of_object(about[path])
                 for path, name in names.items()
                 if not name.endswith("/") and all(map(_is_wanted, name.split("/")))
             },
@@ -368,14 +353,9 @@ def _slides(
     return {name: parts for name, parts in slides.items() if name in visible}
 
 
-def _fingerprint(names: Iterable[str], files: Mapping[str, _File]) -> str:
-    about = [(name, files[name].size, files[name].version) for name in names]
-    return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
-
-
-def _is_recent(file: _File, clock_s: float, within_s: float) -> bool:
+def _is_recent(file: Footprint, clock_s: float, within_s: float) -> bool:
     """Tell whether a file was modified just now; not if its clock is ahead of ours."""
-    return 0 <= clock_s - file.modified_s < within_s
+    return 0 <= clock_s - file.changed_s < within_s
 
 
 def _is_wanted(name: str) -> bool:
@@ -397,17 +377,6 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
     except OSError as error:
         log.debug("%s: %s", entry.path, error)
         return None
-
-
-def _file_of(about: Mapping[str, Any]) -> _File:
-    """Read fsspec's description of a file, in which every store has its own words for the time."""
-    times = ("LastModified", "last_modified", "mtime", "modified", "updated", "created")
-    modified = next((about[word] for word in times if about.get(word) is not None), None)
-    if isinstance(modified, datetime):
-        modified = modified.timestamp()
-    modified_s = float(modified) if isinstance(modified, int | float) else -math.inf
-    version = about.get("ETag") or about.get("etag") or modified
-    return _File(int(about.get("size") or 0), modified_s, str(version))
 
 
 def _suffix(name: str) -> str:

@@ -5,11 +5,16 @@ Nothing is wrong with the slide then, and the same command works once the drive 
 """
 
 import errno
+import hashlib
+import json
+import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -51,10 +56,45 @@ ADVICE = "Nothing is said of the file itself: run the same command again once it
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What changes when another file takes a file's place, or it is written to."""
+    """What changes when another file takes a file's place, or it is written to.
+
+    Attributes:
+        size: in bytes.
+        version: the file's number and times, those of its description too, which nobody can set;
+            on object stores, its ETag.
+        changed_s: when it was last changed, in seconds since 1970; -inf if nobody says.
+
+    """
 
     size: int
     version: str
+    changed_s: float
+
+
+def of_file(about: os.stat_result) -> Footprint:
+    """Return the footprint of a file of this machine or a network drive."""
+    return Footprint(
+        about.st_size,
+        f"{about.st_ino}:{about.st_mtime_ns}:{about.st_ctime_ns}",
+        max(about.st_mtime, about.st_ctime),
+    )
+
+
+def of_object(about: Mapping[str, Any]) -> Footprint:
+    """Read fsspec's description of a file, in which every store has its own words for the time."""
+    times = ("LastModified", "last_modified", "mtime", "modified", "updated", "created")
+    changed = next((about[word] for word in times if about.get(word) is not None), None)
+    if isinstance(changed, datetime):
+        changed = changed.timestamp()
+    changed_s = float(changed) if isinstance(changed, int | float) else -math.inf
+    version = about.get("ETag") or about.get("etag") or changed
+    return Footprint(int(about.get("size") or 0), str(version), changed_s)
+
+
+def fingerprint(found: Iterable[Footprint]) -> str:
+    """Return a digest that changes when any of a slide's files does."""
+    about = [(file.size, file.version) for file in found]
+    return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
 
 
 def footprint(location: str) -> Footprint:
@@ -154,7 +194,7 @@ def _local_footprint(location: str) -> Footprint:
         raise SlideError(f"{location}: this is {kind}, not a file with a slide. Check the path.")
     with path.open("rb"):
         pass
-    return Footprint(about.st_size, f"{about.st_dev}:{about.st_ino}:{about.st_mtime_ns}")
+    return of_file(about)
 
 
 def _remote_footprint(location: str) -> Footprint:
@@ -162,6 +202,4 @@ def _remote_footprint(location: str) -> Footprint:
     about = filesystem.info(path)
     if about.get("type") == "directory":
         raise SlideError(f"{location}: this is a folder. Name the slide file in it.")
-    versions = (about.get(key) for key in ("ETag", "etag", "mtime", "created", "LastModified"))
-    version = next((str(value) for value in versions if value is not None), "")
-    return Footprint(int(about["size"] or 0), version)
+    return of_object(about)

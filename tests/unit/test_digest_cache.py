@@ -4,228 +4,187 @@ import hashlib
 import logging
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from wsi_pipeline import digest_cache
 from wsi_pipeline.digest_cache import DigestCache
-from wsi_pipeline.inbox import InboxSlide
+from wsi_pipeline.inbox import InboxConfig, InboxSlide, find_slides
 
 
 @pytest.fixture
 def reads(monkeypatch):
     """Note what was read."""
     read = []
+    digest_of = digest_cache.content_digest
 
     def digest(files):
         read.append(list(files))
-        data = b"".join(Path(file).read_bytes() for file in files)
-        return hashlib.blake2b(data, digest_size=16).hexdigest()
+        return digest_of(files)
 
-    monkeypatch.setattr("wsi_pipeline.digest_cache.content_digest", digest)
+    monkeypatch.setattr(digest_cache, "content_digest", digest)
     return read
 
 
-def slide(folder: Path, name: str, fingerprint: str = "1", content: bytes = b"slide") -> InboxSlide:
-    path = folder / name
-    path.write_bytes(content)
-    return InboxSlide(str(path), (str(path),), fingerprint)
+@pytest.fixture
+def long_ago(monkeypatch):
+    """Have files count as settled at once."""
+    monkeypatch.setattr(digest_cache, "RECENT_S", -1.0)
+
+
+def slides_in(inbox: Path) -> list[InboxSlide]:
+    return list(find_slides(str(inbox), InboxConfig(quiet_s=0, look_again_s=0)).slides)
 
 
 def expected(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def test_a_slide_is_read_once_for_each_fingerprint(tmp_path, reads):
-    cache = DigestCache(tmp_path / "below" / "digests.sqlite")
-    a, b = slide(tmp_path, "a.svs"), slide(tmp_path, "ü b'\".svs", content=b"b")
+@pytest.fixture
+def inbox(tmp_path):
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    (folder / "a.svs").write_bytes(b"slide")
+    return folder
+
+
+@pytest.mark.usefixtures("long_ago")
+def test_a_slide_is_read_once_until_anything_about_it_changes(tmp_path, inbox, reads):
+    path = tmp_path / "below" / "digests"
+    (inbox / "ü b'\".svs").write_bytes(b"b")
     for _ in range(3):
-        assert cache.digest(a) == expected(b"slide")
-        assert DigestCache(tmp_path / "below" / "digests.sqlite").digest(b) == expected(b"b")
-    assert reads == [[a.location], [b.location]]
-    changed = slide(tmp_path, "a.svs", "2", b"other")
-    assert cache.digest(changed) == cache.digest(changed) == expected(b"other")
-    assert cache.digest(a) == expected(b"other")  # the bytes that are there now
+        digests = [DigestCache(path).digest(slide) for slide in slides_in(inbox)]
+        assert digests == [expected(b"slide"), expected(b"b")]
+    assert len(reads) == 2
+
+    # What size and time of modification do not show: other bytes of the same size and time.
+    file = inbox / "a.svs"
+    about = file.stat()
+    file.write_bytes(b"other")
+    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert file.stat().st_mtime_ns == about.st_mtime_ns
+    assert DigestCache(path).digest(slides_in(inbox)[0]) == expected(b"other")
+
+    # So is another file that was moved to its place.
+    (tmp_path / "new").write_bytes(b"third")
+    os.utime(tmp_path / "new", ns=(about.st_atime_ns, about.st_mtime_ns))
+    (tmp_path / "new").rename(file)
+    assert DigestCache(path).digest(slides_in(inbox)[0]) == expected(b"third")
     assert len(reads) == 4
+
+
+def test_what_has_just_changed_is_not_kept(tmp_path, inbox, reads, monkeypatch):
+    """A clock that is coarser than two writes are apart gives both the same times."""
+    path = tmp_path / "digests"
+    for _ in range(2):
+        DigestCache(path).digest(slides_in(inbox)[0])
+    assert len(reads) == 2
+    # Nor is what changed between the listing and the reading.
+    monkeypatch.setattr(digest_cache, "RECENT_S", -1.0)
+    [slide] = slides_in(inbox)
+    (inbox / "a.svs").write_bytes(b"other")
+    DigestCache(path).digest(slide)
+    assert not path.exists()
 
 
 def test_all_files_of_a_slide_count(tmp_path):
-    files = tuple(slide(tmp_path, name, content=name.encode()).location for name in "ab")
-    cache = DigestCache(tmp_path / "digests.sqlite")
-    assert cache.digest(InboxSlide(files[0], files, "1")) == expected(b"ab")
-
-
-def test_an_unreadable_slide_is_its_own_error_and_is_not_kept(tmp_path):
-    cache = DigestCache(tmp_path / "digests.sqlite")
-    missing = InboxSlide(str(tmp_path / "a.svs"), (str(tmp_path / "a.svs"),), "1")
+    files = []
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode())
+        files.append(str(tmp_path / name))
+    cache = DigestCache(None)
+    assert cache.digest(InboxSlide(files[0], tuple(files), "1")) == expected(b"ab")
     with pytest.raises(FileNotFoundError):
-        cache.digest(missing)
-    slide(tmp_path, "a.svs")
-    assert cache.digest(missing) == expected(b"slide")
+        cache.digest(InboxSlide("missing", ("missing",), "1"))
 
 
-def _foreign(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE digests (x)")
-        connection.commit()
-
-
-def _older(path: Path) -> None:
-    DigestCache(path)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 99")
-
-
-def _overwritten(path: Path) -> None:
-    DigestCache(path)
-    with path.open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xff" * 4096)
-
-
-def _cut(path: Path) -> None:
-    DigestCache(path)
-    os.truncate(path, 4096)
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda path: path.write_bytes(b"not a database at all" * 500),
-        lambda path: path.write_bytes(b"SQLite format 3\0" + b"\xff" * 5000),
-        _foreign,
-        _older,
-        _overwritten,
-        _cut,
-    ],
-)
-def test_an_unfit_file_is_set_aside(tmp_path, spoil, reads, caplog):
-    path = tmp_path / "digests.sqlite"
-    spoil(path)
-    before = path.read_bytes()
-    with caplog.at_level(logging.WARNING):
-        cache = DigestCache(path)
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == [str(path)]
-    assert (tmp_path / "digests.sqlite.unfit").read_bytes() == before
-    a = slide(tmp_path, "a.svs")
-    assert cache.digest(a) == DigestCache(path).digest(a) == expected(b"slide")
-    assert len(reads) == 1
-
-
-def test_an_empty_file_is_a_new_one(tmp_path, caplog):
-    (tmp_path / "digests.sqlite").touch()
-    DigestCache(tmp_path / "digests.sqlite")
-    assert not caplog.records
-
-
-def test_damage_while_it_is_in_use_costs_reading_again(tmp_path, reads, caplog):
-    path = tmp_path / "digests.sqlite"
+@pytest.mark.usefixtures("long_ago")
+def test_damage_costs_reading_again(tmp_path, inbox, reads, caplog):
+    path = tmp_path / "digests"
+    (inbox / "b.svs").write_bytes(b"b")
+    slides = slides_in(inbox)
     cache = DigestCache(path)
-    a = slide(tmp_path, "a.svs")
-    cache.digest(a)
-    with path.open("r+b") as file:
-        file.write(b"rubbish" * 2000)
-    assert [cache.digest(a) for _ in range(3)] == [expected(b"slide")] * 3
-    assert len(reads) == 2
-    assert len(caplog.records) == 1
+    whole = [cache.digest(slide) for slide in slides]
+    content = path.read_bytes()
+    for at in range(0, len(content), 7):
+        spoiled = bytearray(content)
+        spoiled[at] ^= 0x11
+        for damaged in (bytes(spoiled), content[:at] + b"\n", content[:at]):
+            path.write_bytes(damaged)
+            assert [DigestCache(path).digest(slide) for slide in slides] == whole
+    path.write_bytes(content[:-3])
+    assert len({DigestCache(path).digest(slide) for slide in slides}) == 2
+    reads.clear()
+    assert [DigestCache(path).digest(slide) for slide in slides] == whole
+    assert not reads
 
 
-def test_a_place_that_cannot_be_written_is_done_without(tmp_path, reads, caplog):
-    (tmp_path / "file").touch()
+@pytest.mark.usefixtures("long_ago")
+def test_what_is_in_the_way_is_left_and_done_without(tmp_path, inbox, caplog):
+    [slide] = slides_in(inbox)
+    (tmp_path / "letter").write_text("Dear colleague\n")
     (tmp_path / "folder").mkdir()
-    a = slide(tmp_path, "a.svs")
-    for path in (tmp_path / "file" / "digests.sqlite", tmp_path / "folder"):
-        cache = DigestCache(path)
-        assert cache.digest(a) == cache.digest(a) == expected(b"slide")
-    assert len(reads) == 4
-    assert len(caplog.records) == 2
-
-
-def test_another_writer_costs_only_reading_again(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("wsi_pipeline.digest_cache.WAIT_S", 0.05)
-    path = tmp_path / "digests.sqlite"
-    cache = DigestCache(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("BEGIN EXCLUSIVE")
-        assert cache.digest(slide(tmp_path, "a.svs")) == expected(b"slide")
-    assert "locked" in caplog.text
-
-
-def test_without_a_file_or_after_its_end_slides_are_read(tmp_path, reads, caplog):
-    a = slide(tmp_path, "a.svs")
-    with DigestCache(None) as cache:
-        assert cache.digest(a) == cache.digest(a) == expected(b"slide")
-    with DigestCache(tmp_path / "digests.sqlite") as cache:
-        assert cache.digest(a) == cache.digest(a) == expected(b"slide")
-    assert cache.digest(a) == expected(b"slide")
-    assert len(reads) == 4
-    assert not caplog.records
-
-
-def test_threads_share_it(tmp_path):
-    cache = DigestCache(tmp_path / "digests.sqlite")
-    slides = [slide(tmp_path, f"{i}.svs", content=b"%d" % i) for i in range(40)]
-    found = []
-    threads = [
-        threading.Thread(target=lambda part=part: found.extend(map(cache.digest, part)))
-        for part in (slides[::2], slides[1::2], slides)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(set(found)) == sorted(expected(b"%d" % i) for i in range(40))
-    assert len(found) == 80
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("letter", "folder", "pipe", "link", "letter/below"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert DigestCache(tmp_path / name).digest(slide) == expected(b"slide")
+        assert "digests of slides cannot be kept here" in caplog.text, name
+    assert (tmp_path / "letter").read_text() == "Dear colleague\n"
+    assert not (tmp_path / "elsewhere").exists()
 
 
 WRITER = """
 import sys
-from pathlib import Path
 from wsi_pipeline.digest_cache import DigestCache
 from wsi_pipeline.inbox import InboxSlide
-cache = DigestCache(Path(sys.argv[1]))
-start = int(sys.argv[3])
-for number in range(start, start + 100_000):
-    cache.digest(InboxSlide(f"{sys.argv[2]}?{number}", (sys.argv[2],), str(number)))
+from wsi_pipeline import digest_cache
+digest_cache._is_settled = lambda *_: True
+path, slide, first = sys.argv[1:]
+cache = DigestCache(path=__import__("pathlib").Path(path))
+for number in range(int(first), int(first) + 100_000):
+    cache.digest(InboxSlide(f"{slide}?{number}", (slide,), str(number)))
     print(number, flush=True)
 """
 
 
-def test_it_survives_kills_with_all_that_it_said_it_kept(tmp_path, caplog, reads):
-    path, a = tmp_path / "digests.sqlite", slide(tmp_path, "a.svs")
+def test_two_nights_that_are_killed_lose_nothing_that_was_kept(tmp_path, inbox, reads):
+    path, slide = tmp_path / "digests", str(inbox / "a.svs")
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, path, slide, str(number * 100_000)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
     kept = []
-    for kill in range(2):
-        command = [sys.executable, "-c", WRITER, path, a.location, str(kill * 100_000)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+    for writer in writers:
+        with writer:
             kept.append(writer.stdout.readline().strip())
-            time.sleep(0.05 + 0.03 * kill)
+            time.sleep(0.1)
             writer.send_signal(signal.SIGKILL)
             kept += writer.stdout.read().split()[:-1]
+    assert len(kept) > 4
     cache = DigestCache(path)
-    assert not caplog.records
-    assert len(kept) > 3
     for number in kept:
-        again = InboxSlide(f"{a.location}?{number}", a.files, number)
-        assert cache.digest(again) == expected(b"slide")
+        known = InboxSlide(f"{slide}?{number}", (slide,), number)
+        assert cache.digest(known) == expected(b"slide")
     assert not reads
 
 
-def test_ten_thousand_known_slides_take_seconds(tmp_path):
-    cache = DigestCache(tmp_path / "digests.sqlite")
-    with closing(sqlite3.connect(tmp_path / "digests.sqlite")) as connection:
-        connection.executemany(
-            "INSERT INTO digests VALUES (?, ?, ?)",
-            ((f"/in/{i}.svs", "1", f"{i:032x}") for i in range(10_000)),
-        )
-        connection.commit()
-    start = time.perf_counter()
-    for i in range(10_000):
-        location = f"/in/{i}.svs"
-        assert cache.digest(InboxSlide(location, (location,), "1")) == f"{i:032x}"
-    assert time.perf_counter() - start < 10
+@pytest.mark.usefixtures("long_ago")
+def test_a_file_of_many_changes_is_written_anew(tmp_path, inbox, reads):
+    path = tmp_path / "digests"
+    for number in range(20):
+        (inbox / "a.svs").write_text(f"{number}")
+        digest = DigestCache(path).digest(slides_in(inbox)[0])
+    assert len(path.read_bytes().splitlines()) < 2 * 12
+    reads.clear()
+    assert DigestCache(path).digest(slides_in(inbox)[0]) == digest
+    assert not reads
