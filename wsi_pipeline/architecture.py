@@ -6,7 +6,7 @@ the libraries that do take seconds to import.
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field
 
 CLASSES: Final = ("background", "lymphocyte", "normal", "malignant")
 """What the segmentation tells apart, in the order of its channels."""
@@ -27,7 +27,9 @@ which shifts nothing."""
 LogitStride = Literal[4, 2]
 """Stride of the class logits: that of DeepLabv3+, or of a head that goes one step further."""
 
-_Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Mean = Annotated[float, Field(ge=-10, le=10)]
+_Deviation = Annotated[float, Field(ge=1e-3, le=1e3)]
+"""Of what lies within 0..1: far from it, and no pixel would be told from another."""
 
 
 class Architecture(BaseModel):
@@ -42,7 +44,7 @@ class Architecture(BaseModel):
     """A timm network of the ResNet or EfficientNet families; None is the plain regression."""
     classes: tuple[str, ...] = Field(default=CLASSES, min_length=2, max_length=64)
     """Names of the segmentation's channels."""
-    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = IMAGENET_MEAN
+    mean: tuple[_Mean, _Mean, _Mean] = IMAGENET_MEAN
     """What the graph subtracts from red, green and blue in 0..1."""
     std: tuple[_Deviation, _Deviation, _Deviation] = IMAGENET_STD
     """What the graph then divides red, green and blue by."""

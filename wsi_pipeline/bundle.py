@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from pydantic_core import from_json
 
 from wsi_pipeline.architecture import REGRESSION_STRIDE, Architecture
+from wsi_pipeline.digests import Sha256
 from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.validation import problems
@@ -73,6 +74,8 @@ class ModelCard(BaseModel):
     licence: Line
     intended_use: Prose
     limitations: Prose
+    weights_sha256: Sha256 | None = None
+    """Digest of the file of weights that the card is written for; None leaves it open."""
     demonstration: bool = False
     """True for a model that shows the software and must not be trusted with tissue."""
 
@@ -96,7 +99,8 @@ class ModelBundle:
 
         Raises:
             BundleError: If there is no bundle, a file of it is missing, or the card is malformed
-                or of a newer format, or a file is larger than any model's.
+                or of a newer format, a file is larger than any model's, or the weights are not
+                those that the card is written for.
 
         """
         # A link to the bundle in use may be swapped meanwhile: both files come from one folder.
@@ -119,6 +123,7 @@ class ModelBundle:
             source=str(location),
             folder=folder,
         )
+        bundle._require_own_weights()
         log.info("Model %s %s, digest %s", bundle.card.name, bundle.card.version, bundle.digest)
         return bundle
 
@@ -140,11 +145,9 @@ class ModelBundle:
         from wsi_pipeline.weights import to_bytes
 
         source = f"{card.name} {card.version}"
-        return cls(
-            card_json=f"{card.model_dump_json(indent=2)}\n".encode(),
-            weights=to_bytes(network, source, half=card.stored_as == "float16"),
-            source=source,
-        )
+        weights = to_bytes(network, source, half=card.stored_as == "float16")
+        card = card.model_copy(update={"weights_sha256": sha256(weights).hexdigest()})
+        return cls(f"{card.model_dump_json(indent=2)}\n".encode(), weights, source)
 
     def save(self, folder: Path) -> None:
         """Write the bundle; the folder appears only when it is whole.
@@ -197,8 +200,22 @@ class ModelBundle:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over both files: the bundle's identity, whatever its folder is called."""
-        parts = (sha256(self.card_json).digest(), sha256(self.weights).digest())
+        parts = (sha256(self.card_json).digest(), bytes.fromhex(self.weights_sha256))
         return sha256(b"".join(parts)).hexdigest()
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights' file."""
+        return sha256(self.weights).hexdigest()
+
+    def _require_own_weights(self) -> None:
+        expected = self.card.weights_sha256
+        if expected is not None and expected != self.weights_sha256:
+            raise BundleError(
+                f"{self.source}/{WEIGHTS_NAME} holds other weights than {CARD_NAME} is written "
+                f"for: their SHA-256 begins with {self.weights_sha256[:12]} instead of "
+                f"{expected[:12]}. The file is damaged or was exchanged: copy the bundle again."
+            )
 
     def network(self) -> "RegressionNetwork":
         """Build the network in float32 and evaluation mode, on the CPU.

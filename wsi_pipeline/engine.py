@@ -18,14 +18,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.device import choose_device, choose_precision, kind_of
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.execution import Execution, Precision, Runtime
 from wsi_pipeline.graphs import calibration, import_openvino, openvino_is_installed
+from wsi_pipeline.memory import enough_memory, require_memory
 from wsi_pipeline.store import Scores
 
 CPU_BATCH, GPU_BATCH = 1, 64
 """Measured: on a CPU a batch of 4 takes 1.5 times as long for each tile, since its features leave
 the caches; a GPU wants to be filled."""
+
+LEAST_BYTES_PER_PIXEL = 15
+"""What any network takes of memory for a pixel: as it comes, and as three float32. Features take
+many times as much, which only trying can tell."""
 
 
 class EngineConfig(BaseModel):
@@ -86,18 +91,24 @@ def build_engine(bundle: ModelBundle, config: EngineConfig) -> Engine:
 
     Raises:
         ConfigError: if it cannot be run here as configured.
-        BundleError: if the bundle does not hold its network's weights.
+        BundleError: if the bundle does not hold its network's weights, or they do not give scores.
+        ShortOfMemoryError: if a batch takes more memory than there is.
 
     """
     # Here, since each knows this module; and torch, which takes seconds to import, is needed by its
     # own engine alone.
-    if machine_execution(config).runtime == "openvino":
-        from wsi_pipeline.openvino_engine import OpenVinoEngine
+    engine: BatchEngine
+    with enough_memory(f"{bundle.source}: running it"):
+        if machine_execution(config).runtime == "openvino":
+            from wsi_pipeline.openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(bundle, config)
-    from wsi_pipeline.torch_engine import TorchEngine
+            engine = OpenVinoEngine(bundle, config)
+        else:
+            from wsi_pipeline.torch_engine import TorchEngine
 
-    return TorchEngine(bundle, config)
+            engine = TorchEngine(bundle, config)
+        engine.try_out()
+    return engine
 
 
 def execution_of(bundle: ModelBundle, config: EngineConfig) -> Execution:
@@ -178,14 +189,26 @@ class BatchEngine(ABC):
         machine = machine_execution(config.model_copy(update={"runtime": runtime}))
         self.execution = of_bundle(bundle, machine)
         self.batch_size = batch_size
+        side = bundle.card.tile_px
+        require_memory(
+            f"{bundle.source}: a batch of {batch_size:,} tiles of {side} px",
+            LEAST_BYTES_PER_PIXEL * batch_size * side**2,
+        )
         self.busy_s = 0.0
         guided = bundle.card.architecture.segmentation_backbone is not None
         self._with_fractions = guided and config.class_fractions
 
     def predict(self, rgb: NDArray[np.uint8]) -> Scores:
-        """Score any number of tiles, uint8 [n, side, side, 3]."""
+        """Score any number of tiles, uint8 [n, side, side, 3].
+
+        Raises:
+            BundleError: if the model gives anything but scores and shares.
+            ShortOfMemoryError: if a batch takes more memory than there is.
+
+        """
         start = time.perf_counter()
-        outputs = list(self._run(self._batches(rgb)))
+        with enough_memory(f"{self.bundle.source}: scoring a batch of {self.batch_size:,} tiles"):
+            outputs = list(self._run(self._batches(rgb)))
         n_tiles, views = len(rgb), self.config.views
         n_classes = len(self.bundle.card.architecture.classes)
         score = np.concatenate([output.score for output in outputs])
@@ -195,6 +218,8 @@ class BatchEngine(ABC):
         if fractions:
             by_view = np.concatenate(fractions).reshape(views, -1, n_classes)
             fraction = by_view[:, :n_tiles].mean(0)
+            _require_shares(fraction, "shares of classes", self.bundle)
+        _require_shares(score, "scores", self.bundle)
         deviation = score.std(0) if views > 1 else np.full(n_tiles, np.nan, np.float32)
         self.busy_s += time.perf_counter() - start
         return Scores(
@@ -202,6 +227,18 @@ class BatchEngine(ABC):
             cellularity_std=deviation,
             class_fraction=fraction,
         )
+
+    def try_out(self) -> None:
+        """Score a batch of noise: what cannot be run here shall fail before the first slide.
+
+        Raises:
+            BundleError: as `predict` does.
+
+        """
+        side = self.bundle.card.tile_px
+        noise = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
+        (output,) = self._run([np.repeat(noise, self.batch_size, 0)])
+        _require_shares(output.score, "scores", self.bundle)
 
     @abstractmethod
     def _run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterable[BatchOutput]:
@@ -216,6 +253,16 @@ class BatchEngine(ABC):
                     filler = np.zeros((self.batch_size - len(batch), *rgb.shape[1:]), np.uint8)
                     batch = np.concatenate([batch, filler])
                 yield np.ascontiguousarray(batch)
+
+
+def _require_shares(values: NDArray[np.float32], what: str, bundle: ModelBundle) -> None:
+    """Raise if a model's outputs are not all within 0 to 1."""
+    wrong = ~((values >= 0) & (values <= 1))  # of NaN, neither is true
+    if wrong.any():
+        raise BundleError(
+            f"{bundle.source}: the model gives {what} that are none, such as {values[wrong][0]:g}: "
+            f"its training diverged, or a file of it is damaged. Copy or export the bundle again."
+        )
 
 
 def dihedral_views(rgb: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:

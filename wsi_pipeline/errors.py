@@ -49,6 +49,10 @@ class ConfigError(WsiError):
     """A configuration file or option holds something that cannot be used."""
 
 
+class ShortOfMemoryError(WsiError):
+    """The machine has too little memory for what was asked of it."""
+
+
 class OutputError(WsiError):
     """The output folder cannot be written: full, read-only, or gone."""
 

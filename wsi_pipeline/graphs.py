@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXPORT_FORMAT: Final = 1
+EXPORT_FORMAT: Final = 2
 """Changes with whatever changes what is exported."""
 
 QUANTISED_NAME = "int8.safetensors"
@@ -155,6 +155,7 @@ def exported(bundle: ModelBundle) -> Graph:
         "torch": version("torch"),
     }
     name = sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
+    graph = None
     try:
         path = _user_cache(bundle) / f"float32-{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,14 +165,13 @@ def exported(bundle: ModelBundle) -> Graph:
             if graph is None:
                 graph = export(bundle)
                 write_graph(path, graph, of)
-            return graph
     except OSError as error:
         log.warning(
             "The exported model cannot be kept (%s), and is made anew by each process. "
-            "Set XDG_CACHE_HOME to a folder that can be written.",
+            "Free space, or set XDG_CACHE_HOME to a folder that can be written.",
             error,
         )
-        return export(bundle)
+    return export(bundle) if graph is None else graph
 
 
 def export(bundle: ModelBundle) -> Graph:
@@ -249,8 +249,10 @@ def write_graph(path: Path, graph: Graph, record: Record) -> None:
         _WEIGHTS: np.frombuffer(graph.weights, np.uint8),
     }
     content = json.dumps({"digest": graph.digest, "of": record}, sort_keys=True)
+    # Not by `save_file`, whose errors do not tell a full disk from a fault of its own.
+    packed = safetensors.numpy.save(tensors, {_RECORD: content})
     with atomic_path(path) as partial:
-        safetensors.numpy.save_file(tensors, partial, {_RECORD: content})
+        partial.write_bytes(packed)
 
 
 def read_graph(path: Path) -> tuple[Graph, Record]:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.engine import CPU_BATCH, BatchEngine, BatchOutput, EngineConfig
+from wsi_pipeline.errors import BundleError
 from wsi_pipeline.execution import Precision
 from wsi_pipeline.graphs import Graph, core, exported, import_openvino, quantised
+from wsi_pipeline.memory import is_about_memory
 
 _HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 """What is left to choose of a graph: in 8 bits, for the layers that were not quantised."""
@@ -44,7 +46,15 @@ class OpenVinoEngine(BatchEngine):
         if graph is None:
             in_8_bits = self.execution.precision == "int8"
             graph = quantised(bundle) if in_8_bits else exported(bundle)
-        self._queue = self._start(graph)
+        try:
+            self._queue = self._start(graph)
+        except RuntimeError as error:
+            if is_about_memory(error):
+                raise
+            raise BundleError(
+                f"{bundle.source}: OpenVINO cannot run its graph ({str(error).splitlines()[0]}). "
+                f"Make it again with `wsi quantise`, or set `engine.precision: auto`."
+            ) from error
 
     def _run(self, batches: Iterable[NDArray[np.uint8]]) -> list[BatchOutput]:
         outputs: dict[int, BatchOutput] = {}
@@ -63,6 +73,7 @@ class OpenVinoEngine(BatchEngine):
         openvino = import_openvino()
         side = self.bundle.card.tile_px
         model = graph.model()
+        _require_finite(model)
         model.reshape([self.batch_size, side, side, 3])
         if not self._with_fractions:
             model = openvino.Model([model.get_results()[0]], model.get_parameters())
@@ -79,7 +90,20 @@ class OpenVinoEngine(BatchEngine):
                 "ENABLE_CPU_PINNING": False,
             },
         )
+        classes = len(self.bundle.card.architecture.classes)
+        expected = [[self.batch_size], [self.batch_size, classes]][: 1 + self._with_fractions]
+        if (gives := [list(output.shape) for output in compiled.outputs]) != expected:
+            raise RuntimeError(f"it gives {gives} instead of {expected}")
         return openvino.AsyncInferQueue(compiled)
+
+
+def _require_finite(model: Any) -> None:  # noqa: ANN401
+    """Raise if a graph holds infinities or no numbers, which the layers behind them may hide."""
+    for operation in model.get_ops():
+        if operation.get_type_name() == "Constant":
+            values = operation.data
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise RuntimeError(f"{operation.get_friendly_name()} is not finite")
 
 
 def _threads() -> int:

@@ -49,7 +49,10 @@ def sprung(tmp_path, monkeypatch):
 
 @pytest.fixture
 def bundle(tiny_bundle, tmp_path):
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    """A bundle whose card does not say which weights it is written for."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    change_card(folder, weights_sha256=None)
+    return folder
 
 
 def change_card(bundle, **changes):

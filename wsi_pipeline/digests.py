@@ -1,0 +1,26 @@
+"""Digests as they may come from outside: from a card, a store, a cache, or a file of an older run.
+
+Some become parts of paths, and all are taken for what their bytes are known by: what is not as many
+hexadecimal digits as it ought to be is no digest, wherever it stands.
+"""
+
+from typing import Annotated, Final
+
+from pydantic import StringConstraints, TypeAdapter, ValidationError
+
+SlideDigest = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{32}\z")]
+"""BLAKE2b of 16 bytes over a slide's files, see `wsi_pipeline.slide_files.content_digest`."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
+"""SHA-256 of a bundle, a graph, or a mapping of facts."""
+
+_SLIDE: Final[TypeAdapter[str]] = TypeAdapter(SlideDigest)
+
+
+def is_slide_digest(value: object) -> bool:
+    """Tell whether a value can be a slide's digest."""
+    try:
+        _SLIDE.validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
