@@ -30,8 +30,8 @@ def to_bytes(network: RegressionNetwork, source: str, *, half: bool) -> bytes:
     return safetensors.torch.save(tensors, metadata={"format": "pt"})
 
 
-READ = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
-"""Types of numbers that a bundle may hold; 8-bit floats say too little to be weights by
+READ = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of floating-point numbers that a bundle may hold; 8-bit floats say too little to be weights by
 themselves."""
 
 PROBE_PX = 2 * REGRESSION_STRIDE
@@ -73,7 +73,7 @@ def _tensors(content: bytes, path: str) -> dict[str, Tensor]:
     except KeyError as error:  # a type of numbers that torch does not know
         raise _unread_type(path, "weights", error.args[0]) from error
     for name, tensor in tensors.items():
-        if tensor.dtype not in READ:
+        if tensor.is_floating_point() and tensor.dtype not in READ:
             raise _unread_type(path, name, str(tensor.dtype).removeprefix("torch."))
     return tensors
 
@@ -113,7 +113,7 @@ def _kind(tensor: Tensor) -> str:
 
 def _require_finite(tensors: dict[str, Tensor], path: str) -> None:
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise BundleError(
                 f"{path} holds values that are not finite, in {name}: "
                 "the training diverged, or the file is damaged."

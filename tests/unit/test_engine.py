@@ -94,8 +94,9 @@ def test_the_views_are_all_symmetries_of_a_square():
 
 def test_without_class_fractions_the_decoder_is_not_run(tiny_bundle, tiles, monkeypatch):
     with_them = engine_of(tiny_bundle).predict(tiles)
+    engine = engine_of(tiny_bundle, class_fractions=False)
     monkeypatch.setattr("wsi_pipeline.network.SegmentationNetwork.decode", None)
-    scores = engine_of(tiny_bundle, class_fractions=False).predict(tiles)
+    scores = engine.predict(tiles)
     np.testing.assert_array_equal(scores.cellularity, with_them.cellularity)
     assert scores.class_fraction.shape == with_them.class_fraction.shape
     assert np.isnan(scores.class_fraction).all()

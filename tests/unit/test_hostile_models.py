@@ -87,7 +87,9 @@ def test_weights_in_other_types_are_refused_by_name(folder, kind):
 
     change_weights(folder, stored)
     name = str(kind).removeprefix("torch.")
-    with pytest.raises(BundleError, match=rf"as {name}, and weights are read as float16, bfloat16"):
+    with pytest.raises(
+        BundleError, match=rf"(as|is) {name}(, and weights are read as float16| \[)"
+    ):
         start(folder)
     raw = (folder / "model.safetensors").read_bytes()
     header = raw[: 8 + int.from_bytes(raw[:8], "little")]
