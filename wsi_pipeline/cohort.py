@@ -8,7 +8,7 @@ bundle or the configuration has changed, or on request.
 import logging
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -144,7 +144,7 @@ def _step(cohort: Cohort, slide: InboxSlide, digest: str, taken: dict[str, str])
     taken[_key(filing.folder)] = digest
     done = known(cohort, filing)
     if done is None:
-        return Job(location=slide.location, filing=filing)
+        return Job(slide.location, replace(filing, fingerprint=slide.fingerprint))
     remember(cohort, done)  # the night that scored it may have been killed before that
     return done
 

@@ -13,6 +13,10 @@ class SlideUnavailableError(SlideError):
     """The file cannot be reached now: a network drive or an object store is away. Try again."""
 
 
+class SlideChangedError(SlideUnavailableError):
+    """The file has changed since it was read for its digest: no figure would be of one slide."""
+
+
 class MppError(WsiError):
     """The pixel size is missing, implausible, contradictory, or too coarse for the model."""
 

@@ -14,6 +14,7 @@ from unicodedata import normalize
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.locations import require_no_secret
+from wsi_pipeline.reachable import fingerprint, footprint
 from wsi_pipeline.shown import shown
 from wsi_pipeline.slide_files import content_digest, files_of
 
@@ -38,12 +39,14 @@ class Filing:
         folder: name of its folder below the output folder.
         name: what outputs and messages call it.
         digest: of its bytes, if known already; see `wsi_pipeline.slide_files.content_digest`.
+        fingerprint: of its files when they were read for it; see `wsi_pipeline.reachable`.
 
     """
 
     folder: str
     name: str
     digest: str | None = None
+    fingerprint: str | None = None
 
 
 def file_slide(location: str, names: Names) -> Filing:
@@ -56,8 +59,10 @@ def file_slide(location: str, names: Names) -> Filing:
     require_no_secret(location)
     if names == "file":
         return Filing(slide_folder(location, Path()).name, file_name(location))
-    digest = content_digest(files_of(location))
-    return Filing(pseudonym(digest), pseudonym(digest), digest)
+    files = files_of(location)
+    seen = fingerprint(map(footprint, files))
+    digest = content_digest(files)
+    return Filing(pseudonym(digest), pseudonym(digest), digest, seen)
 
 
 def pseudonym(digest: str) -> str:

@@ -32,6 +32,7 @@ from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import Engine, build_engine
 from wsi_pipeline.errors import (
     ConfigError,
+    SlideChangedError,
     StoreError,
     TissueError,
     WsiError,
@@ -70,9 +71,11 @@ from wsi_pipeline.overlay import (
     write_overlay_picture,
     write_thumbnail,
 )
+from wsi_pipeline.reachable import fingerprint, footprint
 from wsi_pipeline.runlog import log_file, stage
 from wsi_pipeline.scoremap import build_score_map
 from wsi_pipeline.slide import MAX_UPSAMPLING_OF_LEVEL, Slide
+from wsi_pipeline.slide_files import files_of
 from wsi_pipeline.store import StorePath, TileStore
 from wsi_pipeline.summary import SlideSummary, summarise
 from wsi_pipeline.tiles import TileTable, write_parquet
@@ -153,7 +156,7 @@ def score_slide(
         roll_forward(folder)
         with _open(location, filing, config) as slide:
             with stage("digest"):
-                digest = filing.digest or slide.digest()
+                seen, digest = _digest_now(slide, str(location), filing)
             done = finished(folder, digest, settings)
             if done is not None:
                 log.info("Already scored with this bundle and configuration; nothing to do")
@@ -172,6 +175,7 @@ def score_slide(
                 try:
                     grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
                 except TissueError as error:
+                    _require_unchanged(slide, str(location), seen, digest)
                     return _settled(folder, _refused(error, mask, slide, provenance, config), start)
                 place = store_place(
                     folder, config.store, provenance.tiling_digest, provenance.scoring_digest
@@ -183,6 +187,11 @@ def score_slide(
             require_in_place(folder)
             with stage("outputs"):
                 write_outputs(staged, store, config, slide)
+                try:
+                    _require_unchanged(slide, str(location), seen, digest)
+                except SlideChangedError:
+                    store.set_aside()  # nobody can tell of which bytes its scores are
+                    raise
                 summary = _summary_of(store, mask, slide, provenance, config)
             if not config.keep_tiles:
                 store.drop_pixels()
@@ -444,6 +453,35 @@ def _open(location: str | Path, filing: Filing, config: ScoreConfig) -> Slide:
         return Slide.open(
             location, backend=config.slide.backend, mpp=config.slide.mpp, name=filing.name
         )
+
+
+def _digest_now(slide: Slide, location: str, filing: Filing) -> tuple[str, str]:
+    """Return the fingerprint of a slide's files, and the digest of the bytes that they hold.
+
+    Raises:
+        SlideChangedError: if they are not those that were filed.
+
+    """
+    seen = fingerprint(map(footprint, files_of(location)))
+    if filing.digest is not None and filing.fingerprint == seen:
+        return seen, filing.digest
+    digest = slide.digest()
+    if digest != (filing.digest or digest):
+        raise _changed(slide, "it was looked into")
+    return seen, digest
+
+
+def _require_unchanged(slide: Slide, location: str, seen: str, digest: str) -> None:
+    """Raise if a slide's bytes are no longer those of its digest; a mere touch is no change."""
+    if fingerprint(map(footprint, files_of(location))) != seen and slide.digest() != digest:
+        raise _changed(slide, "it was begun with")
+
+
+def _changed(slide: Slide, when: str) -> SlideChangedError:
+    return SlideChangedError(
+        f"{slide.name}: the file has changed since {when}, so that no figure would be of one "
+        f"slide. Wait until it is copied, and score it again."
+    )
 
 
 @contextmanager

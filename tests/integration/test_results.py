@@ -14,9 +14,11 @@ from wsi_pipeline import folder as folder_of
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import EngineConfig, build_engine
-from wsi_pipeline.errors import InUseError, MppError, OutputError
+from wsi_pipeline.errors import InUseError, MppError, OutputError, SlideChangedError
 from wsi_pipeline.grid import GridConfig
+from wsi_pipeline.naming import file_slide
 from wsi_pipeline.pipeline import score_slide, tile, write_again
+from wsi_pipeline.slide_files import content_digest
 from wsi_pipeline.store import StoreConfig, TileStore
 from wsi_pipeline.verify import faults
 
@@ -296,6 +298,52 @@ def test_tiling_a_finished_slide_otherwise_leaves_it_whole(scored, slide, tmp_pa
     assert store.path == scored / ".next" / "tiles.zarr"
     assert score_slide(slide, tmp_path / "out", engine, other).status == "scored"
     assert not (scored / ".next").exists()
+
+
+def test_a_slide_that_changes_while_it_is_scored_gives_no_figure(
+    slide, section, tmp_path, engine, config
+):
+    """Though its size and time of modification are as before."""
+    path = tmp_path / SLIDE
+    path.write_bytes(slide.read_bytes() + b"behind all that is read")
+
+    def once(change):
+        def progress(done: int, _total: int) -> None:
+            if done >= 20 and not changes:
+                changes.append(change())
+
+        changes = []
+        return progress
+
+    def rewrite() -> None:
+        about = path.stat()
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+    with pytest.raises(SlideChangedError, match=r"block\.tif: the file has changed"):
+        score_slide(path, tmp_path / "out", engine, config, once(rewrite))
+    folder = tmp_path / "out" / "block"
+    assert folder_of.read_summary(folder) is None
+    assert not list(folder.glob("*.tiff"))
+    # Nor do the scores of unknown bytes pass for those of the ones before.
+    rewrite()
+    seen = []
+    summary = score_slide(
+        path, tmp_path / "out", engine, config, lambda done, _total: seen.append(done)
+    )
+    assert seen[0] == 0
+    assert summary.provenance.slide.digest == content_digest([str(path)])
+
+    # A digest that the night has from before is of other bytes.
+    filed = file_slide(str(path), "digest")
+    rewrite()
+    with pytest.raises(SlideChangedError, match="since it was looked into"):
+        score_slide(path, tmp_path / "out", engine, config, filing=filed)
+    # A touch is no change.
+    changed_little = score_slide(path, tmp_path / "b", engine, config, once(path.touch))
+    assert changed_little.status == "scored"
 
 
 def test_a_refused_slide_has_its_pictures_and_no_figure_beside_them(
