@@ -32,6 +32,7 @@ from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.naming import file_slide
+from wsi_pipeline.slide_folders import one_slide
 from wsi_pipeline.summary import SlideSummary
 
 
@@ -56,7 +57,7 @@ def score_slide(
     are seen from where the flow is served.
 
     Args:
-        slide: A slide file or fsspec URL.
+        slide: A slide file, its folder (DICOM), or an fsspec URL.
         out: Folder that gets one folder per slide.
         bundle: Model bundle, a folder or hf://owner/name; the demonstration if left out.
         mpp: Pixel size of level 0 in µm, where the file is wrong.
@@ -70,6 +71,7 @@ def score_slide(
             settings = ScoreConfig.resolve(
                 config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
             )
+            slide = one_slide(slide)
             filing = file_slide(slide, settings.names)
             folder = out.absolute() / filing.folder
             model = ModelBundle.load(DEMO_BUNDLE if bundle is None else bundle)

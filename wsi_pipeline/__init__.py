@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # checkers know no __getattr__: here are the modules that are
         pipeline,
         quantise,
         slide,
-        slide_files,
+        slide_folders,
         store,
         summary,
         verify,

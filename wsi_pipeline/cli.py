@@ -41,7 +41,9 @@ app = typer.Typer(
 screen = Console(stderr=True)
 
 Slides = Annotated[list[str], typer.Argument(help="Slide files, folders of them, or fsspec URLs.")]
-OneSlide = Annotated[str, typer.Argument(help="A slide file or fsspec URL.")]
+OneSlide = Annotated[
+    str, typer.Argument(help="A slide file, the folder of one (DICOM), or an fsspec URL.")
+]
 Out = Annotated[Path, typer.Option(help="Folder that gets one folder per slide.")]
 Bundle = Annotated[
     str | None, typer.Option(help="Model bundle: a folder or hf://owner/name. [default: the demo]")
@@ -117,14 +119,14 @@ def score(
         workers=workers,
         keep_tiles=keep_tiles,
     )
-    paths = _expand(slides)
+    folders = wsi.slide_folders.own_folders(wsi.slide_folders.all_slides(slides))
     engine = wsi.pipeline.start_engine(_load_bundle(bundle), settings)
     outcomes: dict[str, wsi.summary.SlideSummary | Exception] = {}
     known: set[str] = set()
-    for path in paths:
+    for path, folder in folders.items():
         name = wsi.naming.file_name(path)
         try:
-            filing = wsi.naming.file_slide(path, settings.names)
+            filing = wsi.naming.file_slide(path, settings.names, folder)
             name = filing.folder
             with _progress(name) as advance:
                 outcomes[name] = wsi.pipeline.score_slide(
@@ -194,6 +196,7 @@ def inspect(
     settings = wsi.config.ScoreConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
     )
+    slide = wsi.slide_folders.one_slide(slide)
     with wsi.slide.Slide.open(
         slide, backend=settings.slide.backend, mpp=settings.slide.mpp
     ) as opened:
@@ -249,6 +252,7 @@ def tile(
     settings = wsi.config.ScoreConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, workers=workers
     )
+    slide = wsi.slide_folders.one_slide(slide)
     with _progress(wsi.naming.file_name(slide)) as advance:
         store = wsi.pipeline.tile(slide, out, settings, advance)
     typer.echo(shown(f"{len(store)} tiles in {store.path}"))
@@ -272,7 +276,7 @@ def quantise(
     float32, and nothing is written if they are off by more than 0.01 on average.
     """
     settings = wsi.config.ScoreConfig.resolve(config, mpp=mpp, allow_upsampling=allow_upsampling)
-    paths = _expand(slides)
+    paths = wsi.slide_folders.all_slides(slides)
     model = wsi.bundle.ModelBundle.load(bundle)
     sample = wsi.quantise.sample_tiles(paths, model.card, settings, count=tiles, seed=seed)
     graph, cost = wsi.quantise.quantise(model, sample, slides=len(paths), seed=seed)
@@ -293,7 +297,8 @@ def heatmap(
 ) -> None:
     """Write the outputs of a scored slide again, from its store."""
     settings = wsi.config.ScoreConfig.resolve(config)
-    summary = wsi.pipeline.write_again(folder, settings, slide)
+    meant = None if slide is None else wsi.slide_folders.one_slide(slide)
+    summary = wsi.pipeline.write_again(folder, settings, meant)
     typer.echo(shown(f"Outputs of {summary.provenance.slide.name} written again in {folder}"))
 
 
@@ -357,43 +362,6 @@ def _warn_of_demonstration(bundle: wsi.bundle.ModelBundle) -> None:
             "Pass --bundle for a model of your own.",
             highlight=False,
         )
-
-
-def _expand(slides: list[str]) -> list[str]:
-    """Replace folders by the slides in them; refuse two slides whose outputs would collide.
-
-    Raises:
-        ConfigError: if a folder holds no slide, or two slides have the same name.
-
-    """
-    suffixes = wsi.slide_files.SLIDE_SUFFIXES
-    paths: list[str] = []
-    for location in slides:
-        if wsi.slide_files.is_url(location) or not Path(location).is_dir():
-            paths.append(location)
-            continue
-        inside = sorted(
-            str(path)
-            for path in Path(location).iterdir()
-            if path.suffix.lower() in suffixes and not path.name.startswith(".")
-        )
-        if not inside:
-            raise ConfigError(
-                f"{location}: no slides in this folder ({', '.join(sorted(suffixes))})."
-            )
-        paths += inside
-    paths = list(dict.fromkeys(paths))
-    by_folder: dict[str, str] = {}
-    for path in paths:
-        folder = wsi.naming.slide_folder(path, Path()).name
-        # Many file systems take names that differ in case alone for one.
-        if other := by_folder.get(folder.casefold()):
-            raise ConfigError(
-                f"{other} and {path} would share the output folder {folder}. "
-                f"Score them into different --out folders."
-            )
-        by_folder[folder.casefold()] = path
-    return paths
 
 
 def _bars() -> Progress:

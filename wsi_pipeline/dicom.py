@@ -1,4 +1,4 @@
-"""What DICOM files say of the levels that they hold, read without their pixels."""
+"""What DICOM files say of the levels that they hold, and why a series may not be read."""
 
 import logging
 from collections.abc import Sequence
@@ -8,12 +8,59 @@ from pydicom.filereader import read_partial
 
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.pyramid import Described
-from wsi_pipeline.slide_files import open_binary
+from wsi_pipeline.slide_files import SLIDE_MODALITY, open_binary
 
 log = logging.getLogger(__name__)
 
 SHARED_FUNCTIONAL_GROUPS = 0x5200_9229
 """The pixel's size is in here; what follows is one element for each of 100 000 tiles."""
+
+
+_FAULTS = (
+    ("FocalPlanes", "it holds several focal planes, which are not supported. Export one of them"),
+    (
+        "unexpected image",
+        (
+            "its series holds several pictures of one size, such as focal planes or stains, which "
+            "are not supported. Export one of them"
+        ),
+    ),
+    (
+        "transfer syntax",
+        (
+            "its pixels are compressed in a way that is not supported. Export it with tiles in "
+            "JPEG or JPEG 2000"
+        ),
+    ),
+    (
+        "No pyramid levels",
+        (
+            "its series holds no level of a slide, such as a label alone. Copy all files of the "
+            "series into one folder, and name that"
+        ),
+    ),
+    ("SamplesPerPixel", "its pixels are not RGB. Export it as RGB"),
+    ("PhotometricInterpretation", "its pixels are not RGB. Export it as RGB"),
+    ("Bits", "its pixels have not 8 bits a channel. Export it as 8-bit RGB"),
+)
+"""By what OpenSlide says of a series."""
+
+
+def fault_of_dicom(modality: str, said: str) -> str:
+    """Tell why a DICOM file is not read as a slide, and what to do about it.
+
+    Args:
+        modality: of its header.
+        said: by the readers.
+
+    """
+    if modality != SLIDE_MODALITY:
+        return f"this is no slide, but DICOM of modality {modality}. Check that it is one"
+    known = next((fault for word, fault in _FAULTS if word in said), None)
+    return known or (
+        "it is a DICOM slide of a kind that is not supported, or one of its files is damaged. "
+        "Export it anew, or copy it again"
+    )
 
 
 def described_levels(files: Sequence[str]) -> list[Described]:

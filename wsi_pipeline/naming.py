@@ -49,8 +49,13 @@ class Filing:
     fingerprint: str | None = None
 
 
-def file_slide(location: str, names: Names) -> Filing:
+def file_slide(location: str, names: Names, folder: str | None = None) -> Filing:
     """File a slide that is scored by itself; "digest" reads all of it.
+
+    Args:
+        location: a path or an fsspec URL.
+        names: what the slide may be called.
+        folder: name of its folder where names may be shown; by default its file's.
 
     Raises:
         SlideError: if the name cannot be a folder's, or the slide cannot be read.
@@ -58,7 +63,7 @@ def file_slide(location: str, names: Names) -> Filing:
     """
     require_no_secret(location)
     if names == "file":
-        return Filing(slide_folder(location, Path()).name, file_name(location))
+        return Filing(folder or slide_folder(location, Path()).name, file_name(location))
     files = files_of(location)
     seen = fingerprint(map(footprint, files))
     digest = content_digest(files)

@@ -108,6 +108,9 @@ def _downsample(l0_size: Size, size: Size, tile: Size | None, stated: float | No
     padded = _padded(l0_size, size, tile, stated)
     if stated is not None and not _near(stated, 1, ROUNDED):  # tags are often copied from level 0
         near = [scale for scale in (fitting, *padded) if scale and _near(stated, scale, ROUNDED)]
+        own = float(round(stated))
+        if not near and _near(stated, own, EXACT) and tile and _holds(l0_size, size, tile, own):
+            return own
         best = min(near, key=lambda scale: abs(stated - scale), default=None)
         return best if best and (len(near) == 1 or _near(stated, best, EXACT)) else None
     if fitting is None:
@@ -140,6 +143,14 @@ def _is_filled(l0_size: Size, size: Size, tile: Size, downsample: float) -> bool
     return downsample > 0 and all(
         abs(l0_side / downsample - side) < 1
         or (side % tile_side == 0 and side - tile_side < l0_side / downsample <= side)
+        for l0_side, side, tile_side in _sides(l0_size, size, tile)
+    )
+
+
+def _holds(l0_size: Size, size: Size, tile: Size, downsample: float) -> bool:
+    """Tell whether each side is that of level 0 and less than a tile more, filled up anyhow."""
+    return downsample > 0 and all(
+        -1 < side - l0_side / downsample < tile_side
         for l0_side, side, tile_side in _sides(l0_size, size, tile)
     )
 

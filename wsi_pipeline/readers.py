@@ -22,13 +22,14 @@ import openslide
 import tiffslide
 
 from wsi_pipeline.colour import UNASSOCIATED, ColourTags, over_white
+from wsi_pipeline.dicom import fault_of_dicom
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.hush import hushed
 from wsi_pipeline.jpeg import area_mean
 from wsi_pipeline.pictures import CONVERT, KIND_BYTES, fault_of, kind_of, unsupported
 from wsi_pipeline.reachable import is_away, one_line, unavailable
-from wsi_pipeline.slide_files import is_url, open_binary
+from wsi_pipeline.slide_files import dicom_header, is_url, open_binary
 from wsi_pipeline.stated import Statement, length_statement, power_statement
 from wsi_pipeline.tiff import Picture
 from wsi_pipeline.tiff_tiles import (
@@ -49,14 +50,19 @@ Backend = Literal["auto", "openslide", "tiffslide"]
 APERIO, GENERIC_TIFF = "aperio", "generic-tiff"
 PLAIN_VENDORS = frozenset({APERIO, GENERIC_TIFF})
 """Where both readers agree pixel by pixel, tiffslide is chosen: it decodes three times as fast."""
+_DICOM_SPACING = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[{}]"
 VENDORS_MPP = (
-    ("aperio.MPP", "aperio.MPP"),
+    (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y, "µm"),
+    ("aperio.MPP", "aperio.MPP", "µm"),
     (
         "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_X",
         "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_Y",
+        "µm",
     ),
-    ("ventana.ScanRes", "ventana.ScanRes"),
+    ("ventana.ScanRes", "ventana.ScanRes", "µm"),
+    (_DICOM_SPACING.format(1), _DICOM_SPACING.format(0), "mm"),
 )
+"""OpenSlide's properties of the pixel size along x and y: what it understands, then a vendor's."""
 VENDORS_POWER = (
     "aperio.AppMag",
     "dicom.ObjectiveLensPower",
@@ -204,15 +210,11 @@ class OpenSlideReader:
         )
         self.shrinks: tuple[tuple[int, ...], ...] = ((),) * len(self.sizes)
         # The library leaves out what it does not understand, and keeps it under a vendor's name.
-        stated = [
-            tuple(map(properties.get, names))
-            for names in (
-                (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y),
-                *VENDORS_MPP,
-            )
-        ]
-        x, y = next((pair for pair in stated if any(pair)), (None, None))
-        self.mpp = None if self.vendor == GENERIC_TIFF else length_statement(x, y)
+        stated = (
+            length_statement(properties.get(x), properties.get(y), unit)
+            for x, y, unit in VENDORS_MPP
+        )
+        self.mpp = None if self.vendor == GENERIC_TIFF else next(filter(None, stated), None)
         powers = map(properties.get, (openslide.PROPERTY_NAME_OBJECTIVE_POWER, *VENDORS_POWER))
         self.objective_power = power_statement(next(filter(None, powers), None))
         bounds = [
@@ -367,10 +369,11 @@ def open_reader(location: str, backend: Backend, pictures: Sequence[Picture]) ->
                 reader.close()
                 raise SlideError(f"{location}: {fault}.")
             return candidate, reader
-    raise SlideError(f"{location}: {_why_unread(location, vendor, pictures)} ({'; '.join(errors)})")
+    said = "; ".join(errors)
+    raise SlideError(f"{location}: {_why_unread(location, vendor, pictures, said)} ({said})")
 
 
-def _why_unread(location: str, vendor: str | None, pictures: Sequence[Picture]) -> str:
+def _why_unread(location: str, vendor: str | None, pictures: Sequence[Picture], said: str) -> str:
     """Say why no reader reads a file; damage is no more than a guess where its kind is unknown."""
     reason = fault_of(pictures) or unsupported(pictures, DECODED)
     if reason is not None and vendor in {None, *PLAIN_VENDORS}:
@@ -380,6 +383,8 @@ def _why_unread(location: str, vendor: str | None, pictures: Sequence[Picture]) 
             f"it is a slide of {vendor}'s of a kind that is not supported, or one of its parts is "
             f"damaged. {CONVERT}, or export it anew."
         )
+    if not is_url(location) and (header := dicom_header(location)) is not None:
+        return f"{fault_of_dicom(header.modality, said)}."
     with open_binary(location) as file:
         kind = kind_of(file.read(KIND_BYTES))
     if kind is not None:

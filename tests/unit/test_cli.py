@@ -171,7 +171,7 @@ def test_inspect(wsi, make_slide, tissue):
     for words in (
         "Slide a.tif (generic-tiff, read with tiffslide)",
         "Size 512 × 512 px, 0.3 × 0.3 mm",
-        "Pixel size 0.5 µm/px, from the reader",
+        "Pixel size 0.5 µm/px, from the TIFF resolution tags",
         "Levels 512 × 512 (1/1), 128 × 128 (1/4)",
         "Tissue 0.0",
         "of 64 hold tissue",

@@ -142,6 +142,9 @@ L0 = Size(100_000, 80_000)
         (Size(25_000, 20_000), None, 1, 4),
         (Size(40_000, 32_000), None, 2.5, 2.5),
         (Size(25_000, 20_000), None, 8, None),
+        (Size(25_200, 20_100), Size(256, 256), 4, 4),
+        (Size(25_200, 20_100), Size(256, 256), 4.04, None),
+        (Size(25_200, 20_400), Size(256, 256), 4, None),
     ],
 )
 def test_scales(size, tile, stated, expected):
