@@ -30,7 +30,7 @@ from rich.progress import (
 from rich.table import Table
 
 import wsi_pipeline as wsi
-from wsi_pipeline.errors import ConfigError, WsiError
+from wsi_pipeline.errors import WsiError
 from wsi_pipeline.shown import ShownFormatter, shown, write_on_any_terminal
 
 app = typer.Typer(
