@@ -20,12 +20,14 @@ from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.crew import Crew, Job, Setup
 from wsi_pipeline.digest_cache import DigestCache
 from wsi_pipeline.engine import execution_of
-from wsi_pipeline.errors import BundleError, StoreError, WsiError
+from wsi_pipeline.errors import BundleError, OutputError, SlideError, WsiError
 from wsi_pipeline.facts import Settings, TilingFacts
 from wsi_pipeline.folder import OUTCOME, read_summary
 from wsi_pipeline.inbox import Inbox, InboxSlide, find_slides
 from wsi_pipeline.naming import Filing, Names, file_name, pseudonym, slide_folder
 from wsi_pipeline.outcome import Outcome, left, of_error
+from wsi_pipeline.reachable import footprint
+from wsi_pipeline.regular import read_regular
 from wsi_pipeline.store import TileStore, digest_of
 from wsi_pipeline.summary import SlideSummary
 from wsi_pipeline.verify import finished
@@ -33,7 +35,6 @@ from wsi_pipeline.verify import finished
 log = logging.getLogger(__name__)
 
 DIGESTS = ".digests"
-SLOT = ".model.lock"
 
 DIGEST_IN_NAME = 8
 
@@ -79,11 +80,17 @@ class Cohort:
         """Load what can be loaded before the first slide.
 
         Raises:
-            WsiError: if the bundle, the device or the cluster cannot be used.
+            WsiError: if the bundle, the device, the cluster or the output folder cannot be used.
 
         """
         out = out.absolute()
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{out}: results cannot be written there ({error.strerror}). Clear the way, or "
+                f"choose another --out."
+            ) from error
         model = ModelBundle.load(DEMO_BUNDLE if bundle is None else bundle)
         _require_machine(model, config)
         return cls(inbox, out, model, config, config.settings(model), again)
@@ -100,7 +107,6 @@ class Cohort:
             source=model.source if elsewhere else str(model.folder),
             digest=model.digest,
             config=self.config,
-            slot=self.out / SLOT,
         )
         return Crew(setup, self.config.crew)
 
@@ -111,7 +117,7 @@ class Cohort:
             ConfigError: if there is none.
 
         """
-        return find_slides(self.inbox, self.config.inbox)
+        return find_slides(self.inbox, self.config.inbox, self.out)
 
 
 def plan(cohort: Cohort, inbox: Inbox) -> Iterator[Step]:
@@ -128,14 +134,34 @@ def plan(cohort: Cohort, inbox: Inbox) -> Iterator[Step]:
     cache = _digests(cohort)
     for slide in inbox.slides:
         try:
-            step = _step(cohort, slide, cache.digest(slide), taken)
+            step = _step(cohort, slide, _digest(cache, slide), taken)
         # Names, old results and attributes of stores can be wrong in more ways than one.
         except Exception as error:  # noqa: BLE001
             step = of_error(unread(slide, names), slide.location, error)
         yield slide.location, step
 
 
+def _digest(cache: DigestCache, slide: InboxSlide) -> str:
+    try:
+        return cache.digest(slide)
+    except OSError as error:
+        for location in slide.files:
+            footprint(location)  # says what is wrong with it, and whether it is away
+        where = slide.location if error.filename is None else error.filename
+        raise SlideError(f"{where}: cannot be read ({error.strerror}). Copy it again.") from error
+
+
 def _step(cohort: Cohort, slide: InboxSlide, digest: str, taken: dict[str, str]) -> Job | Outcome:
+    try:
+        return _job(cohort, slide, digest, taken)
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or cohort.out}: what is known of the slide cannot be read "
+            f"({error.strerror}). Clear the way, or choose another --out."
+        ) from error
+
+
+def _job(cohort: Cohort, slide: InboxSlide, digest: str, taken: dict[str, str]) -> Job | Outcome:
     same = next((folder for folder, owner in taken.items() if owner == digest), None)
     if same is not None:
         filing = Filing(same, _shown(slide, digest, cohort.config.names), digest)
@@ -187,7 +213,7 @@ def remember(cohort: Cohort, outcome: Outcome) -> None:
 def recall(folder: Path) -> Remembered | None:
     """Return what was noted of a slide that gave no figure."""
     try:
-        return Remembered.model_validate_json((folder / OUTCOME).read_bytes())
+        return Remembered.model_validate_json(read_regular(folder / OUTCOME))
     except (FileNotFoundError, ValidationError):
         return None
 
@@ -266,9 +292,14 @@ def _owner(cohort: Cohort, name: str) -> str | None:
     noted = recall(folder)
     if noted is not None:
         return noted.outcome.slide_digest
+    store = cohort.config.store.path(folder)
+    if isinstance(store, Path) and not (store / "zarr.json").is_file():
+        return None  # a pipe is not to be opened
     try:
-        return TilingFacts.of(TileStore(cohort.config.store.path(folder))).slide_digest
-    except StoreError:
+        return TilingFacts.of(TileStore(store)).slide_digest
+    # A store can be damaged in more ways than one. Whoever scores the slide says so.
+    except Exception as error:  # noqa: BLE001
+        log.debug("%s: whose it is cannot be told (%s)", store, error)
         return None
 
 

@@ -86,8 +86,6 @@ class Setup:
     digest: str
     """Of the model: a night has one, whatever comes to lie in its folder."""
     config: "ScoreConfig"
-    slot: Path
-    """The lock file that is held while the model is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +147,9 @@ class Crew:
     def __init__(self, setup: Setup, config: CrewConfig) -> None:
         """Start nothing yet: a night without new slides loads no model."""
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
-        self._workers = [Worker(setup, config) for _ in range(config.slides_at_once)]
+        self._slot = tempfile.NamedTemporaryFile(prefix="wsi-model-", suffix=".lock")  # noqa: SIM115
+        slot = Path(self._slot.name)
+        self._workers = [Worker(setup, slot, config) for _ in range(config.slides_at_once)]
         for worker in self._workers:
             self._idle.put(worker)
 
@@ -170,6 +170,7 @@ class Crew:
         """End all workers, busy ones too, for good."""
         for worker in self._workers:
             worker.close()
+        self._slot.close()
 
     def __enter__(self) -> Self:
         return self
@@ -186,8 +187,9 @@ class Crew:
 class Worker:
     """One worker process at a time, started at need and replaced when it dies."""
 
-    def __init__(self, setup: Setup, config: CrewConfig) -> None:
+    def __init__(self, setup: Setup, slot: Path, config: CrewConfig) -> None:
         self._setup = setup
+        self._slot = slot
         self._config = config
         self._lock = threading.Lock()
         self._closed = False
@@ -226,7 +228,7 @@ class Worker:
                     raise ModelUnavailableError("The night was ended.")
                 if self._process is not None:
                     self._process.stop()
-                process = self._process = _Process(self._setup)
+                process = self._process = _Process(self._setup, self._slot)
             try:
                 first = process.events.get(timeout=LOADED_WITHIN_S)
             except queue.Empty:
@@ -274,7 +276,7 @@ class Worker:
 class _Process:
     """A process of `wsi_pipeline.worker`, what it says, and its last words."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, slot: Path) -> None:
         self.events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         """What it tells; None once it is dead."""
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
@@ -283,7 +285,7 @@ class _Process:
         self._pipe, its_end = multiprocessing.Pipe()
         with its_end:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "wsi_pipeline.worker", str(its_end.fileno())],
+                [sys.executable, "-m", "wsi_pipeline.worker", str(its_end.fileno()), str(slot)],
                 stdin=subprocess.DEVNULL,
                 stdout=self._words,
                 stderr=self._words,

@@ -15,6 +15,7 @@ alone. Once ``.next`` has its own summary it is complete, and whoever comes next
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from pydantic import ValidationError
 from wsi_pipeline.errors import InUseError, OutputError, StoreError
 from wsi_pipeline.facts import Provenance, Settings
 from wsi_pipeline.reachable import AWAY
+from wsi_pipeline.regular import kind_of, read_regular
 from wsi_pipeline.slide_files import content_digest
 from wsi_pipeline.store import NAME, StoreConfig, StorePath, TileStore
 from wsi_pipeline.summary import OutputFile, SlideSummary, write_summary
@@ -56,7 +58,7 @@ night waits for them, and not for a run that is well."""
 def read_summary(folder: Path) -> SlideSummary | None:
     """Read the summary of a finished slide; None if it is not finished, or by another version."""
     try:
-        return SlideSummary.model_validate_json((folder / SUMMARY).read_bytes())
+        return SlideSummary.model_validate_json(read_regular(folder / SUMMARY))
     except (OSError, ValidationError):
         return None
 
@@ -166,7 +168,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_links(folder)
+        _refuse_odd_files(folder)
         with filelock.FileLock(folder / LOCK, timeout=ORPHAN_S):
             if (folder / SUMMARY).is_dir():
                 raise IsADirectoryError(
@@ -204,15 +206,19 @@ def require_in_place(folder: Path) -> None:
         )
 
 
-def _refuse_links(folder: Path) -> None:
-    """Raise if results would be written through a link, to wherever it leads."""
-    staged = folder / NEXT
-    inside = staged.iterdir() if staged.is_dir() and not staged.is_symlink() else ()
-    for path in (folder, *folder.iterdir(), *inside):
-        if path.is_symlink():
+def _refuse_odd_files(folder: Path) -> None:
+    """Raise if results would be written through a link, to wherever it leads, or into a pipe."""
+    for path in (folder, *folder.rglob("*")):
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
             raise OutputError(
                 f"{path}: this is a link, and results are not written through links, which may "
                 f"lead anywhere. Remove it, or choose another --out."
+            )
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OutputError(
+                f"{path}: this is {kind_of(mode)}, where results belong. Remove it, or choose "
+                f"another --out."
             )
 
 

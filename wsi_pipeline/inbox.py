@@ -2,8 +2,8 @@
 
 An inbox is a folder, with all folders below it, or an fsspec URL. A slide may be several files (see
 `wsi_pipeline.slide_files`); the parts of one are no slides of their own. Left out are hidden names,
-recycle bins, names that copying programs use until a file is whole, DICOM files that are no slides
-(annotations, reports), and names that are no Unicode, which no table could show.
+recycle bins, results, names that copying programs use until a file is whole, DICOM files that are
+no slides (annotations, reports), and names that are no Unicode, which no table could show.
 
 Nothing tells when somebody else's copy is complete, so a slide of a folder counts as whole when it
 looks the same twice and nobody has touched it for a while. Objects of an object store appear whole.
@@ -12,6 +12,7 @@ looks the same twice and nobody has touched it for a while. Objects of an object
 import errno
 import logging
 import os
+import math
 import re
 import stat
 import time
@@ -56,6 +57,10 @@ RECYCLE_BINS = frozenset(
     {"$recycle.bin", "@recycle", "#recycle", "#snapshot", "@eadir", "system volume information"}
 )
 """Folders of Windows and of network drives that hold what users have deleted, in lower case."""
+
+RESULTS = frozenset({".lock", "run.log"})
+"""What is in a folder of a slide's results from the first moment on. Among its other files are
+pictures that could be scored as slides."""
 
 PARTS_WITHIN_S = 3600.0
 """An .mrxs or .vms of which no other file is there waits this long for one; then it is damaged."""
@@ -118,7 +123,7 @@ class _Place(Protocol):
     def location(self, name: str) -> str: ...
 
 
-def find_slides(inbox: str, config: InboxConfig) -> Inbox:
+def find_slides(inbox: str, config: InboxConfig, results: Path | None = None) -> Inbox:
     """List the slides in an inbox.
 
     Links to files and folders are followed, each real folder once. Folders that cannot be read are
@@ -128,12 +133,13 @@ def find_slides(inbox: str, config: InboxConfig) -> Inbox:
         inbox: a folder or an fsspec URL.
         config: when a slide counts as whole. Unless the inbox is empty or an object store, the call
             takes `look_again_s` at least.
+        results: the folder that results are written to, which is left out.
 
     Raises:
         ConfigError: if the inbox is missing, is a file, or cannot be listed at all.
 
     """
-    place = _place(inbox)
+    place = _place(inbox, results)
     before = now = _look(place, inbox)
     if now.files and not place.appears_whole:
         time.sleep(config.look_again_s)
@@ -219,8 +225,9 @@ class _Folder:
     by_url = False
     appears_whole = False
 
-    def __init__(self, inbox: str) -> None:
+    def __init__(self, inbox: str, results: Path | None) -> None:
         self._root = Path(inbox).absolute()
+        self._results = results
 
     def look(self) -> _Look:
         """List all files below the folder, through links too, each real folder once.
@@ -228,18 +235,21 @@ class _Folder:
         Real folders come before links to them, so that slides keep their own names.
         """
         found = _Look({}, {})
-        seen: set[tuple[int, int]] = set()
+        # Unless they are written into the inbox itself.
+        seen = set() if self._results is None else {_identity(self._results)}
+        seen.discard(_identity(self._root))
         folders, links = deque([""]), deque[str]()
         while folders or links:
             below = (folders or links).popleft()
             try:
-                status = (self._root / below).stat()
-                identity = status.st_dev, status.st_ino
+                identity = _identity(self._root / below)
                 if identity in seen:
                     continue
                 seen.add(identity)
                 with os.scandir(self._root / below) as listing:
                     entries = sorted(listing, key=attrgetter("name"))
+                if below and {entry.name for entry in entries} >= RESULTS:
+                    continue
             except OSError as error:
                 if not below:
                     raise
@@ -249,15 +259,18 @@ class _Folder:
                 continue
             for entry in entries:
                 name = below + entry.name
-                about = _status(entry) if _is_wanted(entry.name) else None
-                if about is None:
+                if not _is_wanted(entry.name):
                     continue
+                about = _status(entry)
                 if not _is_unicode(entry.name):
                     found.left_out[repr(self.location(name))] = "its name is not UTF-8: rename it"
-                elif stat.S_ISDIR(about.st_mode):
+                elif about is not None and stat.S_ISDIR(about.st_mode):
                     (links if entry.is_symlink() else folders).append(f"{name}/")
-                elif stat.S_ISREG(about.st_mode):
+                elif about is not None and stat.S_ISREG(about.st_mode):
                     found.files[name] = of_file(about)
+                elif about is not None or entry.is_symlink():
+                    # A pipe, or a link that leads nowhere. Whoever reads it says what is wrong.
+                    found.files[name] = Footprint(0, "", -math.inf)
         return found
 
     def location(self, name: str) -> str:
@@ -287,11 +300,16 @@ class _Store:
             if not self._files.exists(bucket if self.appears_whole else self._root):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         names = {path: path.removeprefix(self._root).lstrip("/") for path in about}
+        there = set(names.values())
         return _Look(
             {
                 name: of_object(about[path])
                 for path, name in names.items()
-                if not name.endswith("/") and all(map(_is_wanted, name.split("/")))
+                if not name.endswith("/")
+                and all(map(_is_wanted, name.split("/")))
+                and not any(
+                    {f"{folder}/{one}" for one in RESULTS} <= there for folder in _folders(name)
+                )
             },
             {},
         )
@@ -300,9 +318,9 @@ class _Store:
         return f"{self._url}/{name}"
 
 
-def _place(inbox: str) -> _Place:
+def _place(inbox: str, results: Path | None) -> _Place:
     if not is_url(inbox):
-        return _Folder(inbox)
+        return _Folder(inbox, results)
     require_no_secret(inbox)
     try:
         files, root = fsspec.core.url_to_fs(inbox)
@@ -311,7 +329,9 @@ def _place(inbox: str) -> _Place:
             f"{inbox}: no file system of this kind is installed ({error}). Check the URL, or "
             f"install what it names (for s3://, the extra wsi-pipeline[s3])."
         ) from error
-    return _Folder(root) if isinstance(files, LocalFileSystem) else _Store(inbox, files, root)
+    return (
+        _Folder(root, results) if isinstance(files, LocalFileSystem) else _Store(inbox, files, root)
+    )
 
 
 def _look(place: _Place, inbox: str) -> _Look:
@@ -356,6 +376,11 @@ def _slides(
 def _is_recent(file: Footprint, clock_s: float, within_s: float) -> bool:
     """Tell whether a file was modified just now; not if its clock is ahead of ours."""
     return 0 <= clock_s - file.changed_s < within_s
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _is_wanted(name: str) -> bool:

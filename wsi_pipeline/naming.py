@@ -26,6 +26,8 @@ MAX_FOLDER_BYTES = 143
 _FORBIDDEN = frozenset('<>:"/\\|?*')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 """What Windows takes for a device, whatever the suffix."""
+_OURS = re.compile(r"nights(-[0-9]+)?", re.IGNORECASE)
+"""Where the nights' pages are."""
 
 PSEUDONYM_DIGITS = 16
 """64 bits: among a million slides, two share a pseudonym with a chance of 3 in 10⁸."""
@@ -98,8 +100,8 @@ def slide_folder(location: str | Path, out: Path) -> Path:
         "_" if letter in _FORBIDDEN or not letter.isprintable() else letter for letter in stem
     ).strip(". ")
     if not name:
-        raise SlideError(f"{location}: a slide needs a name to file its results under.")
-    if _RESERVED.fullmatch(name):
+        raise SlideError(f"{location}: a slide needs a name to file its results under. Rename it.")
+    if _RESERVED.fullmatch(name) or _OURS.fullmatch(name):
         name = f"_{name}"
     if name != stem or len(name.encode()) > MAX_FOLDER_BYTES:
         digest = sha256(own.encode(errors="surrogateescape")).hexdigest()[:8]

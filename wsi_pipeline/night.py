@@ -42,6 +42,7 @@ Parquet file holds it as it is.
 import base64
 import csv
 import io
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -62,6 +63,7 @@ from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.facts import BundleFacts
 from wsi_pipeline.folder import NEXT
 from wsi_pipeline.outcome import Outcome, Status
+from wsi_pipeline.regular import open_regular
 from wsi_pipeline.shown import shown_lines, spreadsheet_cell
 
 log = logging.getLogger(__name__)
@@ -182,9 +184,11 @@ def write_night(out: Path, night: Night) -> Path:
         out: the folder with one folder per slide.
         night: what became of the slides.
 
+    Raises:
+        OSError: if it cannot be written.
+
     """
-    folder = _folder(out / NIGHTS, night.started)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(out, night.started)
     rows = [_row(outcome) for outcome in night.sorted_outcomes()]
     with atomic_path(folder / "slides.parquet") as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), partial, compression="zstd")
@@ -204,14 +208,30 @@ def write_night(out: Path, night: Night) -> Path:
     return folder / PAGE
 
 
-def _folder(nights: Path, started: datetime) -> Path:
-    """Return the folder of a night: a finished one of the same minute is not overwritten."""
+def _folder(out: Path, started: datetime) -> Path:
+    """Make the folder of a night, which no other night has, of the same minute or still at work."""
+    nights = next(folder for folder in _numbered(out / NIGHTS) if _is_or_becomes_a_folder(folder))
     name = started.astimezone(UTC).strftime("%Y-%m-%dT%H%MZ")
-    folder, number = nights / name, 1
-    while (folder / PAGE).exists():
-        number += 1
-        folder = nights / f"{name}-{number}"
-    return folder
+    for folder in _numbered(nights / name):
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    return (path.with_name(f"{path.name}-{n}") if n > 1 else path for n in itertools.count(1))
+
+
+def _is_or_becomes_a_folder(path: Path) -> bool:
+    """Tell whether a folder can be had by this name; not where a file has it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _row(outcome: Outcome) -> dict[str, str | float | None]:
@@ -348,7 +368,7 @@ def _thumbnail(out: Path, outcome: Outcome) -> str | None:
 
 def _small_picture(path: Path) -> str:
     """Return a picture as the data URI of a small JPEG."""
-    with Image.open(path) as image:
+    with open_regular(path) as file, Image.open(file) as image:
         if image.width * image.height > LARGEST_PICTURE_PX:
             raise ValueError(f"{image.width} × {image.height} px are too many for a thumbnail")
         small = image.convert("RGB")

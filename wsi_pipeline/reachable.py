@@ -19,6 +19,7 @@ from typing import Any
 import fsspec
 
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
+from wsi_pipeline.regular import kind_of, open_regular
 from wsi_pipeline.slide_files import is_url
 
 AWAY = {
@@ -43,13 +44,6 @@ AWAY_CLASSES = frozenset(
     }
 )  # fmt: skip
 """Errors of object stores by the names of their classes."""
-
-KINDS = {
-    stat.S_ISFIFO: "a named pipe",
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-}
 
 ADVICE = "Nothing is said of the file itself: run the same command again once it can be reached."
 
@@ -188,11 +182,12 @@ def _local_footprint(location: str) -> Footprint:
             f"{location}: this is a folder. Name the slide file in it (for DICOM, any one of "
             f"its .dcm files)."
         )
-    # Opening a pipe waits for a writer who never comes.
     if not stat.S_ISREG(about.st_mode):
-        kind = next((word for test, word in KINDS.items() if test(about.st_mode)), "no file")
-        raise SlideError(f"{location}: this is {kind}, not a file with a slide. Check the path.")
-    with path.open("rb"):
+        raise SlideError(
+            f"{location}: this is {kind_of(about.st_mode)}, not a file with a slide. Check the "
+            f"path."
+        )
+    with open_regular(path):
         pass
     return of_file(about)
 

@@ -17,6 +17,8 @@ from typing import BinaryIO
 import fsspec
 from pydicom.filereader import read_partial
 
+from wsi_pipeline.regular import open_regular
+
 log = logging.getLogger(__name__)
 
 SLIDE_SUFFIXES = frozenset(
@@ -145,4 +147,4 @@ def open_binary(location: str) -> AbstractContextManager[BinaryIO]:
 
     Paths do not go through fsspec, to which "::" in a name is a chain of file systems.
     """
-    return fsspec.open(location, "rb") if is_url(location) else Path(location).open("rb")
+    return fsspec.open(location, "rb") if is_url(location) else open_regular(Path(location))

@@ -1,8 +1,9 @@
-"""`python -m wsi_pipeline.worker FD`: keeps the model and scores slide after slide.
+"""`python -m wsi_pipeline.worker FD SLOT`: keeps the model and scores slide after slide.
 
 Such processes are started, watched and replaced by `wsi_pipeline.crew`; FD is their end of its
-pipe. All that is worth keeping is in the slide's store at any time, so that one may end at any
-moment: and it does, at once, when the other end of the pipe is closed.
+pipe, and SLOT the lock file that one of them holds while it uses the model. All that is worth
+keeping is in the slide's store at any time, so that one may end at any moment: and it does, at
+once, when the other end of the pipe is closed.
 """
 
 import faulthandler
@@ -106,7 +107,7 @@ def score(job: "Job", setup: "Setup", engine: "Scorer", tell: "OnEvent") -> "Out
     def model_slot() -> Iterator[None]:
         tell(Model(step="wanted"))
         # A lock of the operating system: a dead process holds none.
-        with filelock.FileLock(setup.slot):
+        with filelock.FileLock(sys.argv[2]):
             tell(Model(step="taken"))
             held.append(time.time())
             try:

@@ -28,7 +28,6 @@ def setup(tmp_path, tiny_bundle, tiny_config):
         source=str(tiny_bundle),
         digest=ModelBundle.load(tiny_bundle).digest,
         config=tiny_config,
-        slot=out / ".model.lock",
     )
 
 
@@ -145,7 +144,15 @@ def test_a_pseudonym_hides_the_name_in_results_and_messages(setup, job, tmp_path
 
 def test_a_worker_hears_of_the_end_while_it_is_loading():
     ours, its = multiprocessing.Pipe()
-    loading = [sys.executable, "-X", "importtime", "-m", "wsi_pipeline.worker", str(its.fileno())]
+    loading = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "wsi_pipeline.worker",
+        str(its.fileno()),
+        "",
+    ]
     with its:
         worker = subprocess.Popen(
             loading, stderr=subprocess.PIPE, text=True, pass_fds=[its.fileno()]

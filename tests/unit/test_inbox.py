@@ -110,7 +110,29 @@ def test_links_are_followed_once_and_circles_end(tmp_path):
     (inbox / "again").symlink_to(elsewhere)
     os.mkfifo(inbox / "pipe.svs")
     found = find_slides(str(inbox), AT_ONCE)
-    assert names(inbox, found) == (["again/far.svs", "b.svs", "folder/a.svs"], [])
+    # What cannot be opened is a slide all the same: its outcome tells why.
+    odd = ["nowhere.svs", "pipe.svs", "self.svs"]
+    assert names(inbox, found) == (["again/far.svs", "b.svs", "folder/a.svs", *odd], [])
+
+
+def test_results_are_no_slides(tmp_path):
+    inbox = tmp_path / "in"
+    write(inbox / "a.svs")
+    results = inbox / "results"
+    write(results / "overlay.tif")
+    old = inbox / "of last year" / "a"
+    for name in (".lock", "run.log", "cellularity.ome.tiff"):
+        write(old / name)
+    config = InboxConfig(quiet_s=0, look_again_s=0)
+    assert names(inbox, find_slides(str(inbox), config, results)) == (["a.svs"], [])
+    # The folder of results may be the inbox itself.
+    found = find_slides(str(inbox), config, inbox)
+    assert names(inbox, found) == (["a.svs", "results/overlay.tif"], [])
+    store = fsspec.filesystem("memory")
+    for name in ("a.svs", "old/.lock", "old/run.log", "old/overlay.tif"):
+        store.pipe(f"/results-are-no-slides/{name}", b"x")
+    by_url = find_slides("memory://results-are-no-slides", config)
+    assert [slide.location for slide in by_url.slides] == ["memory://results-are-no-slides/a.svs"]
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path, caplog, monkeypatch):

@@ -6,6 +6,7 @@ import re
 import tracemalloc
 import unicodedata
 from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
@@ -398,9 +399,17 @@ def test_a_second_night_of_the_same_minute_is_another_one(tmp_path):
         "2026-11-23T0200Z-2",
         "2026-11-23T0200Z-3",
     ]
-    (pages[1]).unlink()  # cut short before its page
-    assert write_night(tmp_path, local) == pages[1]
     assert pages[1].read_bytes() == pages[2].read_bytes()
+    with ThreadPoolExecutor(8) as threads:  # several at once
+        at_once = list(threads.map(lambda _: write_night(tmp_path, local), range(8)))
+    assert len({*pages, *at_once}) == 11
+
+
+def test_files_in_the_way_of_the_page(tmp_path):
+    (tmp_path / "nights").write_text("no folder")
+    (tmp_path / "nights-2").symlink_to("nights-2")
+    page = write_night(tmp_path, night(outcome("a.svs")))
+    assert page.relative_to(tmp_path).parts[0] == "nights-3"
 
 
 def test_idle_time_is_between_the_slides():
