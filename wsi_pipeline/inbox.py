@@ -11,8 +11,8 @@ looks the same twice and nobody has touched it for a while. Objects of an object
 
 import errno
 import logging
-import os
 import math
+import os
 import re
 import stat
 import time

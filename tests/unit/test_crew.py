@@ -116,6 +116,11 @@ def test_a_model_that_cannot_be_used_is_no_slides_outcome(setup, job, tiny_confi
         pytest.raises(ModelUnavailableError, match="There is no device 'cuda:77'"),
     ):
         crew.score(job)
+    with (
+        Crew(replace(setup, digest="0" * 64), CrewConfig()) as crew,
+        pytest.raises(ModelUnavailableError, match="no longer the model that the night began with"),
+    ):
+        crew.score(job)
 
 
 def test_a_pseudonym_hides_the_name_in_results_and_messages(setup, job, tmp_path):
