@@ -23,6 +23,7 @@ from wsi_pipeline.architecture import REGRESSION_STRIDE, Architecture
 from wsi_pipeline.digests import Sha256
 from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.memory import enough_memory
 from wsi_pipeline.validation import problems
 
 if TYPE_CHECKING:
@@ -228,7 +229,8 @@ class ModelBundle:
 
         path = f"{self.source}/{WEIGHTS_NAME}"
         try:
-            return to_network(self.weights, self.card.architecture, path)
+            with enough_memory(f"{path}: building its network"):
+                return to_network(self.weights, self.card.architecture, path)
         except ConfigError as error:
             raise BundleError(f"{self.source}/{CARD_NAME}: {error}") from error
 
@@ -240,7 +242,8 @@ def _content(path: Path, max_bytes: int) -> bytes:
             f"{path} has {size:,} bytes, and no model's has more than {max_bytes:,}: it is "
             "something else. Export the bundle again."
         )
-    return path.read_bytes()
+    with enough_memory(f"{path}: reading it"):
+        return path.read_bytes()
 
 
 def _holds(folder: Path, bundle: ModelBundle) -> bool:

@@ -31,6 +31,7 @@ from rich.table import Table
 
 import wsi_pipeline as wsi
 from wsi_pipeline.errors import WsiError
+from wsi_pipeline.memory import enough_memory
 from wsi_pipeline.shown import ShownFormatter, shown, write_on_any_terminal
 
 app = typer.Typer(
@@ -339,7 +340,8 @@ def main() -> None:
     """Run the command; bad input ends in one line and exit code 1, not in a traceback."""
     write_on_any_terminal()
     try:
-        app()
+        with enough_memory("The command"):
+            app()
     except (WsiError, OSError) as error:
         _show_error(error)
         sys.exit(1)

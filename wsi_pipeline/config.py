@@ -30,7 +30,7 @@ class SlideConfig(BaseModel):
 
     backend: Backend = "auto"
     """The reading library; "auto" chooses by format."""
-    mpp: Mpp | None = Field(default=None, gt=0)
+    mpp: Mpp | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Overrides what files say of their level-0 pixel size, in µm."""
 
 
@@ -50,7 +50,7 @@ class ScoreConfig(BaseModel):
     """What outputs call a slide: its file's name, or a pseudonym from its bytes ("digest")."""
     keep_tiles: bool = False
     """Whether the tiles' pixels stay in the store after scoring (half a megabyte each)."""
-    workers: int = Field(default=max(1, (os.cpu_count() or 1)), ge=1)
+    workers: int = Field(default=max(1, (os.cpu_count() or 1)), ge=1, le=4096)
     """Threads that read the slide; does not change any result."""
     store: StoreConfig = StoreConfig()
     cluster: str | None = Field(default=None, pattern=r"^(tcp|tls|ucx|ws|wss)://[^@/]+$")

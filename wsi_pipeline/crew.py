@@ -55,15 +55,15 @@ class CrewConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    slides_at_once: int = Field(default=2, ge=1)
+    slides_at_once: int = Field(default=2, ge=1, le=256)
     """The model takes one slide at a time; the others are read meanwhile."""
-    stall_s: float = Field(default=1800.0, gt=0)
+    stall_s: float = Field(default=1800.0, gt=0, le=1e6)
     """A slide on which nothing moves for so long is given up."""
-    memory_gib: float | None = Field(default=None, gt=0)
+    memory_gib: float | None = Field(default=None, gt=0, le=1e6)
     """A slide that takes more is given up; None is an equal share of 90 % of the machine's."""
-    retries: int = Field(default=2, ge=0)
+    retries: int = Field(default=2, ge=0, le=100)
     """Times that a slide is tried again in a night if its file was away or its worker died."""
-    retry_after_s: float = Field(default=60.0, ge=0)
+    retry_after_s: float = Field(default=60.0, ge=0, le=1e6)
     """Pause before that, after all others."""
 
     @property

@@ -27,11 +27,11 @@ class GridConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mpp: Mpp = Field(default=Mpp(0.5), gt=0)
+    mpp: Mpp = Field(default=Mpp(0.5), gt=0, le=100)
     """Resolution at which tiles are read, in µm/px; the model's own."""
-    tile_px: int = Field(default=512, ge=64)
+    tile_px: int = Field(default=512, ge=64, le=8192)
     """Side of a tile, in pixels at `mpp`."""
-    stride_px: int = Field(default=512, ge=16)
+    stride_px: int = Field(default=512, ge=16, le=8192)
     """Distance between neighbouring tiles, in pixels at `mpp`; also the side of a map cell."""
     min_tissue: float = Field(default=0.1, ge=0, le=1)
     """Share of a tile's area that must be tissue for the tile to be scored."""

@@ -71,9 +71,9 @@ class InboxConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    quiet_s: float = Field(default=60, ge=0, allow_inf_nan=False)
+    quiet_s: float = Field(default=60, ge=0, le=1e6)
     """Files modified less than this long ago may still be in the middle of being copied."""
-    look_again_s: float = Field(default=10, ge=0, allow_inf_nan=False)
+    look_again_s: float = Field(default=10, ge=0, le=1e6)
     """Files that change between two looks this far apart are being copied."""
 
 

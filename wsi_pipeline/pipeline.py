@@ -63,6 +63,7 @@ from wsi_pipeline.geometry import Box, Mpp
 from wsi_pipeline.grid import TileGrid, mask_area_mm2, require_resolution, tile_grid
 from wsi_pipeline.heatmap import write_cellularity
 from wsi_pipeline.inference import score_shards
+from wsi_pipeline.memory import enough_memory
 from wsi_pipeline.naming import Filing, file_slide, without_name
 from wsi_pipeline.overlay import (
     picture_mpp,
@@ -488,7 +489,8 @@ def _changed(slide: Slide, when: str) -> SlideChangedError:
 def _called(filing: Filing, location: str | Path) -> Iterator[None]:
     """Have errors call the slide by the name that it is filed under."""
     try:
-        yield
+        with enough_memory(f"{filing.name}: working on it"):
+            yield
     except WsiError as error:
         message = without_name(str(error), str(location), filing)
         if message == str(error):

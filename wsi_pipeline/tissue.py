@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from wsi_pipeline.geometry import Box, Mpp
 from wsi_pipeline.slide import Slide
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 GLASS_MAX_DENSITY = 0.4
 """Glass lets at least two fifths of the light through (10 ** -0.4) in every channel."""
@@ -56,7 +56,9 @@ class TissueConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mpp: Mpp = Field(default=Mpp(8.0), gt=0, description="µm/px at which the mask is computed")
+    mpp: Mpp = Field(
+        default=Mpp(8.0), gt=0, le=1000, description="µm/px at which the mask is computed"
+    )
     window_um: Positive = Field(default=10.0, description="sigma of the window texture is seen in")
     min_texture: Positive = Field(default=0.025, description="density: local deviation of tissue")
     min_stain: Positive = Field(

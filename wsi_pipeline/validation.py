@@ -26,13 +26,14 @@ def load_yaml(path: Path, kind: type[Model], settings: Sequence[str] = ()) -> Mo
 
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = _read(path.read_text(encoding="utf-8"))
+        content = {} if content is None else content
         for setting in settings:
             _change(content, setting)
         return kind.model_validate(content)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such configuration file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (_NotYamlError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: this is not YAML ({error}). Correct the file.") from error
     except ValidationError as error:
         raise ConfigError(
@@ -50,7 +51,26 @@ def _change(content: Any, setting: str) -> None:  # noqa: ANN401
             f"'{setting}' sets no value of the configuration; write it as key=value, such as "
             "fit.epochs=20."
         )
-    content[key] = yaml.safe_load(value)
+    try:
+        content[key] = _read(value)
+    except _NotYamlError as error:
+        raise ConfigError(f"'{setting}' is not YAML behind the sign ({error}).") from error
+
+
+class _NotYamlError(Exception):
+    """A text is no YAML, or one of its values is none of the kind that it is written as."""
+
+
+def _read(text: str) -> Any:  # noqa: ANN401
+    try:
+        return yaml.safe_load(text)
+    # Of a date that is none, a number of ten thousand digits or a tag that does not fit its value,
+    # PyYAML lets pass whatever Python says.
+    except (
+        yaml.YAMLError, RecursionError, ValueError, OverflowError, LookupError, TypeError,
+        AttributeError,
+    ) as error:  # fmt: skip
+        raise _NotYamlError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def problems(error: ValidationError) -> str:

@@ -31,8 +31,7 @@ def to_bytes(network: RegressionNetwork, source: str, *, half: bool) -> bytes:
 
 
 READ = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Types of floating-point numbers that a bundle may hold; 8-bit floats say too little to be weights by
-themselves."""
+"""Floating-point types that a bundle may hold: 8 bits say too little to be weights alone."""
 
 PROBE_PX = 2 * REGRESSION_STRIDE
 

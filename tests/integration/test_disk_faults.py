@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import tifffile
 
+from wsi_pipeline import graphs
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import EngineConfig, build_engine
 from wsi_pipeline.errors import OutputError, StoreError
+from wsi_pipeline.graphs import Graph
 from wsi_pipeline.grid import GridConfig
 from wsi_pipeline.pipeline import score_slide
 
@@ -300,3 +302,22 @@ def test_the_output_folder_itself_may_be_a_link(score, whole, tmp_path):
     (tmp_path / "out").symlink_to(tmp_path / "large disk")
     score(tmp_path / "out")
     assert contents(tmp_path / "large disk" / "slide") == contents(whole)
+
+
+def test_a_full_cache_costs_a_warning_and_not_the_run(disk, tiny_bundle, monkeypatch, caplog):
+    """The graph that OpenVINO runs is larger than what is left of the disk to keep it on."""
+    made = []
+
+    def export(bundle):
+        made.append(bundle.digest)
+        return Graph(b"<net/>", bytes(2 << 20))
+
+    monkeypatch.setattr(graphs, "export", export)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(disk.path))
+    disk.mount(1000)
+    bundle = ModelBundle.load(tiny_bundle)
+    assert graphs.exported(bundle) == Graph(b"<net/>", bytes(2 << 20))
+    assert made == [bundle.digest]  # once
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert "The exported model cannot be kept ([Errno 28] No space left on device" in warning
+    assert not [path for path in disk.path.rglob("*") if path.is_file() and path.stat().st_size]
