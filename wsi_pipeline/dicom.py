@@ -63,6 +63,13 @@ def fault_of_dicom(modality: str, said: str) -> str:
     )
 
 
+MAX_ELEMENT_BYTES = 1 << 26
+"""Colour profiles and lookup tables have far less: what has more was made to fill the memory."""
+
+UNDEFINED_LENGTH = 0xFFFF_FFFF
+"""Of sequences, which end with a mark."""
+
+
 def described_levels(files: Sequence[str]) -> list[Described]:
     """Read the size, the tiles and the pixel spacing of the pictures in a series of files.
 
@@ -79,8 +86,9 @@ def described_levels(files: Sequence[str]) -> list[Described]:
     return found
 
 
-def _is_beyond(tag: int, _vr: str | None, _length: int) -> bool:
-    return tag > SHARED_FUNCTIONAL_GROUPS
+def _is_beyond(tag: int, _vr: str | None, length: int) -> bool:
+    is_giant = MAX_ELEMENT_BYTES < length != UNDEFINED_LENGTH
+    return tag > SHARED_FUNCTIONAL_GROUPS or is_giant
 
 
 def _described(header: Dataset) -> Described:

@@ -6,6 +6,7 @@ can be opened (see `wsi_pipeline.slide`), so there the slide is what the URL nam
 """
 
 import hashlib
+import io
 import logging
 import re
 from collections.abc import Sequence
@@ -35,6 +36,12 @@ INDEX_BYTES = 1 << 16
 """More of a VMS or VMU is not read: OpenSlide takes no longer ones."""
 
 READ_BYTES = 1 << 22
+
+DICOM_HEADER_BYTES = 1 << 18
+"""The series is among a DICOM file's first elements: more of a file is not read to find it."""
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+"""The transfer syntax in which a small header may unpack to any size; no slide is stored so."""
 
 SERIES_INSTANCE_UID = 0x0020_000E
 
@@ -107,14 +114,22 @@ def content_digest(files: Sequence[str]) -> str:
 
 
 def dicom_header(location: str) -> DicomHeader | None:
-    """Read to which series a DICOM file belongs; None if the file is no DICOM file or damaged."""
+    """Read to which series a DICOM file belongs; None if the file is no DICOM file or damaged.
+
+    It decodes nothing else, and what it reads has a bound: the process that plans a night calls it.
+    """
     try:
         with open_binary(location) as file:
-            # The series is among the first elements; one for each of 100 000 tiles may follow.
-            header = read_partial(file, lambda tag, _vr, _length: tag > SERIES_INSTANCE_UID)
-            return DicomHeader(
-                str(header.SeriesInstanceUID), str(header.get("Modality", SLIDE_MODALITY))
-            )
+            beginning = file.read(DICOM_HEADER_BYTES)
+        if _DEFLATED in beginning:
+            return None
+        header = read_partial(
+            io.BytesIO(beginning),
+            lambda tag, _vr, _length: tag > SERIES_INSTANCE_UID,
+        )
+        return DicomHeader(
+            str(header.SeriesInstanceUID), str(header.get("Modality", SLIDE_MODALITY))
+        )
     # A damaged header raises from struct and zlib as well as pydicom's own errors.
     except Exception as error:  # noqa: BLE001
         log.debug("%s: no DICOM header: %s", location, error)

@@ -26,6 +26,13 @@ MAX_TILE_PX = 1 << 26
 MAX_DIRECTORIES = 4096
 """Pictures in one file; slides have some ten, focal planes included some hundreds."""
 
+MAX_ENTRIES = 4096
+"""Tags of one picture; writers use some thirty."""
+
+MAX_DIRECTORY_BYTES = 1 << 30
+"""What is read of all directories and their numbers together: those of 16 million tiles, the most
+that the largest picture has, take a third of it."""
+
 MAX_SPARE_BYTES = 1 << 30
 """What may lie unused behind the pixels, beside three times their own size."""
 
@@ -141,10 +148,14 @@ class _Source:
 
     def __init__(self, file: BinaryIO, size: int, name: str) -> None:
         self._file = file
+        self._may_read = MAX_DIRECTORY_BYTES
         self.size = size
         self.name = name
 
     def read(self, offset: int, count: int) -> bytes:
+        self._may_read -= min(count, self.size)
+        if self._may_read < 0:
+            raise self.damaged(f"its directories have more than {MAX_DIRECTORY_BYTES:,} bytes")
         if offset + count <= self.size:
             self._file.seek(offset)
             raw = self._file.read(count)
@@ -235,7 +246,7 @@ def _directories(source: _Source, layout: _Layout) -> Iterator[tuple[Mapping[int
             raise source.damaged(f"it has more than {MAX_DIRECTORIES} directories")
         seen.add(offset)
         tags, following = _directory(source, layout, offset)
-        below = _numbers(source, tags, SUB_DIRECTORIES, MAX_DIRECTORIES)
+        below = _numbers(source, tags, SUB_DIRECTORIES, MAX_DIRECTORIES - len(waiting))
         waiting = [*((int(each), True) for each in below), (following, is_below), *waiting]
         yield tags, is_below
 
@@ -245,6 +256,8 @@ def _directory(source: _Source, layout: _Layout, offset: int) -> tuple[dict[int,
     count_format = "Q" if layout.big else "H"
     head = struct.calcsize(count_format)
     count = struct.unpack(layout.order + count_format, source.read(offset, head))[0]
+    if count > MAX_ENTRIES:
+        raise source.damaged(f"one of its directories has {count:,} entries")
     raw = source.read(offset + head, count * layout.entry_bytes + layout.offset_bytes)
     entry_format = layout.order + ("HHQ" if layout.big else "HHI")
     tags: dict[int, _Tag] = {}
