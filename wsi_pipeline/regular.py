@@ -30,13 +30,18 @@ def open_regular(path: Path) -> BinaryIO:
 
     """
     _require_regular(path, path.stat().st_mode)
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    # Opened by its path: libraries go by the file's name.
+    file = open(path, "rb", opener=_without_waiting)  # noqa: PTH123, SIM115
     try:
         _require_regular(path, os.fstat(file.fileno()).st_mode)  # it may be another one by now
     except OSError:
         file.close()
         raise
     return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def read_regular(path: Path) -> bytes:
