@@ -40,6 +40,7 @@ from wsi_pipeline.slide_files import (
     DicomHeader,
     dicom_header,
     is_url,
+    may_be_dicom,
     names_in_index,
 )
 
@@ -204,14 +205,14 @@ def slides_among(
         owners = next((mrxs_of[above] for above in _folders(name) if above in mrxs_of), ())
         for owner in owners:
             slides.setdefault(owner, [owner]).append(name)
-        if owners or suffix not in SLIDE_SUFFIXES:
+        if owners or (suffix not in SLIDE_SUFFIXES and not may_be_dicom(name)):
             continue
-        header = header_of(name) if suffix == DICOM else None
+        header = header_of(name) if may_be_dicom(name) else None
         if header is not None and header.modality != SLIDE_MODALITY:
             log.info("%s: no slide, but DICOM of modality %s", name, header.modality)
         elif header is not None:
             series[folder, header.series].append(name)
-        else:
+        elif suffix in SLIDE_SUFFIXES:
             slides.setdefault(name, [name])
         if suffix in INDEXES:
             parts = sorted({folder + part for part in named_by(name)}.intersection(names))
@@ -363,7 +364,7 @@ def _slides(
 
     def header(name: str) -> DicomHeader | None:
         if place.by_url:
-            return DicomHeader("", SLIDE_MODALITY)
+            return DicomHeader("", SLIDE_MODALITY) if _suffix(name) == DICOM else None
         return dicom_header(place.location(name))
 
     def named_by(name: str) -> Collection[str]:

@@ -73,7 +73,7 @@ def fault_of(pictures: Sequence[Picture]) -> str | None:
     main = [picture for picture in pictures if not picture.mask and not picture.below]
     turned = [
         picture.orientation
-        for picture in (first, *(other for other in pictures[1:] if other.tile or other.reduced))
+        for picture in (first, *(other for other in pictures[1:] if other.tile))
         if picture.orientation not in _UPRIGHT
     ]
     if turned and turned[0] in _ORIENTATIONS:
@@ -105,7 +105,7 @@ def fault_of(pictures: Sequence[Picture]) -> str | None:
         for picture in others
         if not picture.reduced
         and _area(picture) >= SLIDE_SIZE_SHARE * _area(first)
-        and (picture.size == first.size or not is_copy_of(first.size, picture.size, picture.tile))
+        and not is_copy_of(first.size, picture.size, picture.tile)
     ]
     if further:
         return (

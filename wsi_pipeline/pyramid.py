@@ -96,8 +96,8 @@ def place_levels(
 
 def is_copy_of(l0_size: Size, size: Size, tile: Size | None) -> bool:
     """Tell whether a picture may be a smaller copy of another one, filled up to tiles or not."""
-    mean = _mean(l0_size, size)
-    return _fits(l0_size, size, mean) or bool(_padded(l0_size, size, tile))
+    whole = round(_mean(l0_size, size))
+    return whole > 1 and (_fits(l0_size, size, whole) or bool(_padded(l0_size, size, tile)))
 
 
 def _downsample(l0_size: Size, size: Size, tile: Size | None, stated: float | None) -> float | None:

@@ -28,6 +28,9 @@ SLIDE_SUFFIXES = frozenset(
 """Of the files that are opened as slides, in lower case."""
 
 DICOM = ".dcm"
+_DICOM_SUFFIX = re.compile(r"(?i:\.dcm)?|\.[0-9]+")
+"""Names that are UIDs end in a number behind a point."""
+
 MRXS = ".mrxs"
 INDEXES = frozenset({".vms", ".vmu"})
 """Texts that name the files that hold the pixels."""
@@ -81,14 +84,14 @@ def files_of(location: str) -> list[str]:
     if suffix in INDEXES:
         beside = sorted(path.with_name(name) for name in names_in_index(location))
         return [location, *(str(part) for part in beside if part.is_file())]
-    # Archives export DICOM without a suffix too.
-    header = dicom_header(location) if suffix not in SLIDE_SUFFIXES - {DICOM} else None
+    header = dicom_header(location) if may_be_dicom(path.name) else None
     if header is None:
         return [location]
     return sorted(
         str(part)
         for part in path.parent.iterdir()
-        if part.suffix.lower() == suffix
+        if may_be_dicom(part.name)
+        and (part.suffix.lower() == DICOM) == (suffix == DICOM)
         and part.is_file()
         and (other := dicom_header(str(part))) is not None
         and other.series == header.series
@@ -111,6 +114,11 @@ def content_digest(files: Sequence[str]) -> str:
             while block := file.read(READ_BYTES):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def may_be_dicom(name: str) -> bool:
+    """Tell by its name whether a file may be DICOM: archives export it without a suffix too."""
+    return bool(_DICOM_SUFFIX.fullmatch(Path(name).suffix))
 
 
 def dicom_header(location: str) -> DicomHeader | None:

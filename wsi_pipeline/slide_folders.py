@@ -18,6 +18,7 @@ from wsi_pipeline.slide_files import (
     DicomHeader,
     dicom_header,
     is_url,
+    may_be_dicom,
     names_in_index,
 )
 
@@ -39,17 +40,17 @@ def slides_in(folder: Path) -> list[str]:
     for where, below, files in os.walk(folder):
         below[:] = sorted(each for each in below if not each.startswith((".", "~")))
         place = Path(where).relative_to(folder)
-        names += [(place / name).as_posix() for name in files if not name.startswith((".", "~"))]
+        names += [
+            (place / name).as_posix()
+            for name in files
+            if not name.startswith((".", "~")) and (Path(where) / name).is_file()  # no pipes
+        ]
     found = slides_among(
         names,
         lambda name: dicom_header(str(folder / name)),
         lambda name: names_in_index(str(folder / name)),
     )
-    return sorted(
-        str(folder / name)
-        for name in found
-        if "/" not in name or Path(name).suffix.lower() == DICOM
-    )
+    return sorted(str(folder / name) for name in found if "/" not in name or may_be_dicom(name))
 
 
 def one_slide(location: str) -> str:
@@ -107,7 +108,7 @@ def own_folders(paths: Sequence[str]) -> dict[str, str]:
     for path, own in plain.items():
         folder = own
         # Many file systems take names that differ in case alone for one.
-        if shared.count(own.casefold()) > 1 and Path(path).suffix.lower() == DICOM:
+        if shared.count(own.casefold()) > 1 and may_be_dicom(path):
             folder = slide_folder(f"{Path(path).absolute().parent.name}-{own}{DICOM}", Path()).name
         if other := taken.get(folder.casefold()):
             raise ConfigError(
@@ -129,5 +130,5 @@ def _slides_or_error(folder: str) -> list[str]:
 
 
 def _slide_header(path: str) -> DicomHeader | None:
-    header = dicom_header(path) if Path(path).suffix.lower() in {"", DICOM} else None
+    header = dicom_header(path) if not is_url(path) and may_be_dicom(path) else None
     return header if header is not None and header.modality == SLIDE_MODALITY else None

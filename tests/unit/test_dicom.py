@@ -17,7 +17,9 @@ from tests.unit.test_pyramid import offset, ramps, reduced
 from wsi_pipeline.cli import app
 from wsi_pipeline.errors import ConfigError, MppError, SlideError
 from wsi_pipeline.geometry import Size
+from wsi_pipeline.inbox import InboxConfig, find_slides
 from wsi_pipeline.slide import Slide
+from wsi_pipeline.slide_files import files_of
 from wsi_pipeline.slide_folders import all_slides, one_slide, own_folders, slides_in
 
 SIZE = Size(750, 450)
@@ -141,6 +143,20 @@ def test_a_folder_stands_for_the_slides_in_it(tmp_path):
     write(tmp_path / "other" / "a.tif")
     with pytest.raises(ConfigError, match="would share the output folder a"):
         own_folders([str(slide), str(tmp_path / "other" / "a.tif")])
+
+
+@pytest.mark.parametrize("names", ["IM{:04}", "1.2.840.{}"])
+def test_archives_export_without_a_suffix(tmp_path, names):
+    rgb = ramps(SIZE)
+    write(tmp_path / "README", b"no slide")
+    below = {2: reduced(rgb, 2, floor, None)}
+    paths = write_dicom_slide(tmp_path, rgb, below, suffix="", names=names)
+    assert one_slide(str(tmp_path)) == str(paths[0])
+    assert files_of(str(paths[1])) == [str(path) for path in paths]
+    (found,) = find_slides(str(tmp_path), InboxConfig(quiet_s=0, look_again_s=0)).slides
+    assert (found.location, list(found.files)) == (str(paths[0]), [str(path) for path in paths])
+    with Slide.open(paths[1]) as slide:
+        assert [level.downsample for level in slide.levels] == [1, 2]
 
 
 def test_every_command_takes_the_folder_of_a_dicom_slide(

@@ -52,6 +52,10 @@ FAULTS = {
         [(RGB, TILES), (OTHER[:300, :700], TILES)],
         r"the next has 700 × 300.*Export each",
     ),
+    "a smaller section of the same shape": (
+        [(RGB, TILES), (OTHER[:480, :640], TILES)],
+        r"the next has 640 × 480.*Export each",
+    ),
     "a larger section": ([(OTHER[:300, :700], TILES), (RGB, TILES)], "may be the label.*Export"),
     "focal planes of Aperio": (
         [
