@@ -7,6 +7,7 @@ A run is a folder: ``config.yaml`` (resolved), ``environment.json`` (versions an
 weights it would have reached uninterrupted.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -42,6 +43,8 @@ __all__ = [
 
 # On a GPU a loss is a number only when all before it is done: it is not asked after every step.
 _CHECK_EVERY_ON_GPU = 50
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -115,6 +118,11 @@ def fit(
         epochs = progress.add_task("epochs", total=config.epochs, completed=at.epoch)
         steps = progress.add_task("steps", total=len(batches))
         done = at.epoch * len(batches) + at.step
+        if writes:
+            log.info(
+                "learning from %d pictures, %d steps an epoch, judged by %d",
+                *(order.count, len(batches), len(validation)),
+            )
         pace = Pace(config.epochs * len(batches), done, lines=writes and progress.disable)
         saved = time.monotonic()
         for epoch in range(at.epoch, config.epochs):

@@ -1,4 +1,4 @@
-"""How a run tells whoever waits for it how far it is: a forecast, and then a line a minute."""
+"""How a run tells whoever waits for it how far it is: a forecast or two, and a line a minute."""
 
 import logging
 import time
@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 log = logging.getLogger(__name__)
 
 FORECAST_AFTER = 20
-"""Steps: by then they take what they will."""
+"""Steps until the first forecast; the next comes after ten times as many, when pictures that are
+read once are read."""
 
 _WARMING = 3  # steps in which caches fill and kernels are chosen
 _LINE_EVERY_S = 60.0
@@ -38,6 +39,7 @@ class Pace:
         self._first = done
         self._mark = (clock(), done)
         self._rate = 0.0
+        self._forecast_at = FORECAST_AFTER
 
     def step(self, where: Callable[[], str]) -> None:
         """Count a step; ``where`` tells what is known of it, and is asked only if that is shown."""
@@ -45,7 +47,8 @@ class Pace:
         taken, now = self._done - self._first, self._clock()
         if taken == _WARMING:
             self._mark = (now, self._done)
-        elif taken == FORECAST_AFTER:
+        elif taken == self._forecast_at:
+            self._forecast_at *= 10
             self._measure(now)
             log.info(
                 "%.2f steps/s: the %d that are left take about %s, until %s (validations apart)",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -20,7 +21,7 @@ from training.command import command
 from training.data import Data, cellularity
 from training.data.breastpathq import ChallengePart
 from training.data.generated import GeneratedData
-from training.data.picture import PICTURE_MPP, Pictures, windows
+from training.data.picture import PICTURE_MPP, Pictures, of_nuclei, unpack, windows
 from training.data.views import Batch, training_batches, validation_batches
 from training.distributed import first_process_first, is_first, processes
 from training.fit import (
@@ -31,6 +32,7 @@ from training.fit import (
     fit,
     to_device,
 )
+from training.losses import focal_loss
 from training.metrics import confusion_matrix, mean_absolute_error, prediction_probability
 from training.pretrained import imagenet_weights
 from training.run import open_run, trained_weights
@@ -48,6 +50,12 @@ from wsi_pipeline.network import (
 log = logging.getLogger(__name__)
 
 BUNDLE_NAME = "bundle"
+
+# Of the loss that a guide is held to, as the configurations of stage 1 have them.
+_GAMMA, _BALANCE = 1.0, 0.5
+
+_LOOKED_AT = 256
+"""How many pictures the median is taken of, at most."""
 
 
 class CardConfig(BaseModel):
@@ -93,6 +101,19 @@ class RegConfig(BaseModel):
     guide_rate: float = Field(
         default=1.0, ge=0, description="learning rate of the guide over that of the rest; 0 freezes"
     )
+    segmentation_loss: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of stage 1's loss, so that a guide that learns forgets no nuclei",
+    )
+    zero_gamma: bool = Field(
+        default=True,
+        description="start residual blocks of fresh weights as identities; with scales of 1 short "
+        "runs stall near a constant",
+    )
+    bias_at_median: bool = Field(
+        default=True, description="start the score at the median of the training set"
+    )
     fit: FitConfig = FitConfig(epochs=900, batch=64, decay_every=300)
     card: CardConfig
 
@@ -100,9 +121,10 @@ class RegConfig(BaseModel):
 class RegStage:
     """What the training loop needs to know of stage 2."""
 
-    def __init__(self, network: RegressionNetwork, learning_rate: float, guide_rate: float) -> None:
+    def __init__(self, network: RegressionNetwork, config: RegConfig) -> None:
         self.network = network
-        self.frozen = guide_rate == 0
+        self.frozen = config.guide_rate == 0
+        self.segmentation_loss = config.segmentation_loss
         guide = [p for name, p in network.named_parameters() if name.startswith("segmentation.")]
         others = [
             p for name, p in network.named_parameters() if not name.startswith("segmentation.")
@@ -112,8 +134,8 @@ class RegStage:
             for parameter in guide:
                 parameter.requires_grad = False
         elif guide:
-            groups.append({"params": guide, "lr": learning_rate * guide_rate})
-        self.optimiser = torch.optim.Adam(groups, learning_rate)
+            groups.append({"params": guide, "lr": config.learning_rate * config.guide_rate})
+        self.optimiser = torch.optim.Adam(groups, config.learning_rate)
 
     def training_mode(self) -> None:
         """Train everything but a frozen guide, whose batch statistics stay as stage 1 left them."""
@@ -122,9 +144,14 @@ class RegStage:
             self.network.segmentation.eval()
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean absolute error of the scores."""
-        pixels, _, score = batch
-        return F.l1_loss(network(pixels, with_segmentation=False).score, score)
+        """Return the mean absolute error of the scores, and what the guide is held to."""
+        pixels, mask, score = batch
+        if not (self.segmentation_loss and isinstance(self.network, GuidedRegressionNetwork)):
+            return F.l1_loss(network(pixels, with_segmentation=False).score, score)
+        prediction = network(pixels)
+        logits = self.network.segmentation.upsample(prediction.logits)
+        loss = F.l1_loss(prediction.score, score)
+        return loss + self.segmentation_loss * focal_loss(logits, mask, _GAMMA, balance=_BALANCE)
 
     def validate(
         self, network: nn.Module, batches: DataLoader[Any], device: torch.device
@@ -136,8 +163,12 @@ class RegStage:
 def regression_metrics(
     network: nn.Module, batches: DataLoader[Any], device: torch.device
 ) -> Metrics:
-    """Return PK and L1 of the scores and, for a guided network, the figures of its segmentation."""
-    truth, scores = [], []
+    """Return PK and L1 of the scores and, for a guided network, the figures of its segmentation.
+
+    Among these are PK and L1 of the cellularity that is derived from the segmented nuclei as it is
+    from labelled ones: what a regression must be better than.
+    """
+    truth, scores, ratios = [], [], []
     confusion = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
     for batch in batches:
         pixels, mask, score = to_device(batch, device)
@@ -147,11 +178,20 @@ def regression_metrics(
         if isinstance(network, GuidedRegressionNetwork) and prediction.logits is not None:
             classes = network.segmentation.upsample(prediction.logits).argmax(1)
             confusion += confusion_matrix(mask.cpu().numpy(), classes.cpu().numpy(), len(CLASSES))
-    metrics = {
-        "pk": prediction_probability(np.concatenate(truth), np.concatenate(scores)),
-        "l1": mean_absolute_error(np.concatenate(truth), np.concatenate(scores)),
-    }
+            seen = zip(pixels.cpu().numpy(), classes.cpu().numpy().astype(np.uint8), strict=True)
+            ratios += [unpack(of_nuclei(rgb, nuclei)).cellularity for rgb, nuclei in seen]
+    judged = np.concatenate(truth)
+    metrics = _agreement("", judged, np.concatenate(scores))
+    if ratios:
+        metrics |= _agreement("ratio_", judged, np.array(ratios))
     return metrics | segmentation_metrics(confusion) if confusion.any() else metrics
+
+
+def _agreement(prefix: str, truth: NDArray[np.floating], scores: NDArray[np.floating]) -> Metrics:
+    return {
+        f"{prefix}pk": prediction_probability(truth, scores),
+        f"{prefix}l1": mean_absolute_error(truth, scores),
+    }
 
 
 def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBundle:
@@ -166,8 +206,9 @@ def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBu
     """
     with first_process_first():
         open_run(run, config)
+        pictures = config.data.cellularity("train")
         training = training_batches(
-            config.data.cellularity("train"),
+            pictures,
             config.augment,
             batch=config.fit.batch,
             seed=config.fit.seed,
@@ -180,14 +221,35 @@ def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBu
     if config.imagenet is not None:
         name = config.architecture.regression_backbone
         network.regression.load_backbone(imagenet_weights(name, config.imagenet))
+    elif config.zero_gamma:
+        start_as_identities(network.regression)
+    if config.bias_at_median and not config.architecture.area_ratio:
+        nn.init.constant_(network.head.bias, median_logit(pictures))
     if init is not None:
         _initialise(network, init)
-    stage = RegStage(network, config.learning_rate, config.guide_rate)
+    stage = RegStage(network, config)
     fit(run, config.fit, stage, training, validation)
     bundle = export(network, config, validation)
     if is_first():
         bundle.save(run / BUNDLE_NAME)
     return bundle
+
+
+def start_as_identities(backbone: nn.Module) -> None:
+    """Set the last scale of every residual block to 0, so that it passes on what it gets."""
+    for block in backbone.modules():
+        if callable(start := getattr(block, "zero_init_last", None)):  # timm's ResNets
+            start()
+        elif getattr(block, "has_skip", False):  # timm's EfficientNets
+            *_, last = (part for part in block.modules() if isinstance(part, nn.BatchNorm2d))
+            nn.init.zeros_(last.weight)
+
+
+def median_logit(pictures: Pictures) -> float:
+    """Return the logit of the median cellularity of a set, or of some of it if it is large."""
+    chosen = np.linspace(0, len(pictures) - 1, min(len(pictures), _LOOKED_AT)).round().astype(int)
+    median = np.median([pictures[int(i)].cellularity for i in chosen]).clip(0.02, 0.98)
+    return float(np.log(median / (1 - median)))
 
 
 def judged_pictures(config: RegConfig, part: ChallengePart = "validation") -> Pictures:

@@ -56,7 +56,7 @@ def main(path: Path, seconds: float) -> None:
         pictures = config.data.nuclei("train")
     else:
         network = build_network(config.architecture)
-        stage = RegStage(network, config.learning_rate, config.guide_rate)
+        stage = RegStage(network, config)
         pictures = config.data.cellularity("train")
 
     loading: dict[int, float] = {}

@@ -183,6 +183,14 @@ def test_stage_1_goes_on_from_another_with_a_finer_head(runs, workplace, tmp_pat
             seg.main([*arguments, "--run", str(tmp_path / message), "--set", changed])
 
 
+def test_a_guide_is_not_upsampled_otherwise_than_it_was_trained(runs, workplace, tmp_path):
+    with pytest.raises(SystemExit, match="trained with upsampling corners, and here it is half-p"):
+        reg.main(
+            f"--config {workplace / 'reg-smoke.yaml'} --run {tmp_path} --init {runs[0]} "
+            "--set architecture.upsampling=half-pixel".split()
+        )
+
+
 def test_an_unfinished_run_is_no_start(runs, workplace, tmp_path):
     shutil.copytree(runs[0], tmp_path / "half")
     path = tmp_path / "half" / "checkpoint.pt"

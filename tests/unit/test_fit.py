@@ -495,3 +495,7 @@ def test_a_forecast_after_20_steps_and_a_line_a_minute(caplog):
         quiet.step(pytest.fail)
     assert len(caplog.records) == 1
     assert "2 h 27 min" in caplog.text
+    for _ in range(100):
+        now += 1
+        quiet.step(pytest.fail)
+    assert "1.00 steps/s: the 800 that are left take about 13 min" in caplog.text
