@@ -156,6 +156,8 @@ def cohort(
     out: Out,
     bundle: Bundle = None,
     config: ConfigFile = None,
+    mpp: MppOverride = None,
+    allow_upsampling: AllowUpsampling = None,
     device: Device = None,
     again: Annotated[
         bool, typer.Option("--again", help="Try slides again that have failed for good.")
@@ -163,10 +165,13 @@ def cohort(
 ) -> None:
     """Score what is new in an inbox, each slide in a process that only it can bring down.
 
-    Slides that are still being copied, and those scored before with this bundle and configuration,
-    are left alone. The exit code is 0 only if no slide failed.
+    Slides that may still be being copied, and those scored before with this bundle and
+    configuration, are left alone. A table slides.csv in the inbox or beside it gives single slides
+    an mpp, leave to be enlarged, and labels. The exit code is 0 only if no slide failed.
     """
-    settings = wsi.config.ScoreConfig.resolve(config, device=device)
+    settings = wsi.config.ScoreConfig.resolve(
+        config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
+    )
     prepared = wsi.cohort.Cohort.prepare(inbox, out, bundle, settings, again=again)
     _warn_of_demonstration(prepared.bundle)
     code = 0

@@ -20,7 +20,7 @@ from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.crew import Crew, Job, Setup
 from wsi_pipeline.digest_cache import DigestCache
 from wsi_pipeline.engine import execution_of
-from wsi_pipeline.errors import BundleError, OutputError, SlideError, WsiError
+from wsi_pipeline.errors import BundleError, ConfigError, OutputError, SlideError, WsiError
 from wsi_pipeline.facts import Settings, TilingFacts
 from wsi_pipeline.folder import OUTCOME, read_summary
 from wsi_pipeline.inbox import Inbox, InboxSlide, find_slides
@@ -28,6 +28,7 @@ from wsi_pipeline.naming import Filing, Names, file_name, pseudonym, slide_folde
 from wsi_pipeline.outcome import Outcome, left, of_error
 from wsi_pipeline.reachable import footprint
 from wsi_pipeline.regular import read_regular
+from wsi_pipeline.slide_table import SlideRow, find_table
 from wsi_pipeline.store import TileStore, digest_of
 from wsi_pipeline.summary import SlideSummary
 from wsi_pipeline.verify import finished
@@ -117,7 +118,17 @@ class Cohort:
             ConfigError: if there is none.
 
         """
-        return find_slides(self.inbox, self.config.inbox, self.out)
+        inbox = find_slides(self.inbox, self.config.inbox, self.out)
+        return replace(inbox, table=find_table(self.inbox))
+
+    def of_slide(self, said: SlideRow) -> "Cohort":
+        """Return what holds for a slide of which the inbox's table says this."""
+        config = self.config.of_slide(said.mpp, said.allow_upsampling)
+        return replace(
+            self,
+            config=config,
+            settings=self.settings.model_copy(update={"mpp": config.slide.mpp}),
+        )
 
 
 def plan(cohort: Cohort, inbox: Inbox) -> Iterator[Step]:
@@ -129,16 +140,30 @@ def plan(cohort: Cohort, inbox: Inbox) -> Iterator[Step]:
     names = cohort.config.names
     log.info("%d slides in the inbox, %d still copied", len(inbox.slides), len(inbox.copying))
     for slide in inbox.copying:
-        yield slide.location, left(unread(slide, names), "copying", "It is still being copied.")
+        yield slide.location, left(unread(slide, names), "copying", slide.unsettled)
+    said, nobodys = inbox.table.assign([slide.name for slide in (*inbox.slides, *inbox.copying)])
+    for line in nobodys:
+        log.warning("%s, line %d: no slide of this name is in the inbox.", inbox.table.name, line)
     taken: dict[str, str] = {}
     cache = _digests(cohort)
     for slide in inbox.slides:
+        its = inbox.table.fault or said.get(slide.name, SlideRow())
+        if isinstance(its, str):
+            yield slide.location, of_error(unread(slide, names), slide.location, ConfigError(its))
+            continue
+        if names == "digest":
+            its = replace(its, labels={})  # they may be a patient's
         try:
-            step = _step(cohort, slide, _digest(cache, slide), taken)
+            step = _step(cohort, slide, its, _digest(cache, slide), taken)
         # Names, old results and attributes of stores can be wrong in more ways than one.
         except Exception as error:  # noqa: BLE001
             step = of_error(unread(slide, names), slide.location, error)
-        yield slide.location, step
+        yield slide.location, labelled(step, its) if isinstance(step, Outcome) else step
+
+
+def labelled(outcome: Outcome, said: SlideRow) -> Outcome:
+    """Add what the inbox's table says of a slide, for the night's own table."""
+    return outcome.model_copy(update={"labels": dict(said.labels)})
 
 
 def _digest(cache: DigestCache, slide: InboxSlide) -> str:
@@ -151,9 +176,11 @@ def _digest(cache: DigestCache, slide: InboxSlide) -> str:
         raise SlideError(f"{where}: cannot be read ({error.strerror}). Copy it again.") from error
 
 
-def _step(cohort: Cohort, slide: InboxSlide, digest: str, taken: dict[str, str]) -> Job | Outcome:
+def _step(
+    cohort: Cohort, slide: InboxSlide, said: SlideRow, digest: str, taken: dict[str, str]
+) -> Job | Outcome:
     try:
-        return _job(cohort, slide, digest, taken)
+        return _job(cohort, slide, said, digest, taken)
     except OSError as error:
         raise OutputError(
             f"{error.filename or cohort.out}: what is known of the slide cannot be read "
@@ -161,17 +188,20 @@ def _step(cohort: Cohort, slide: InboxSlide, digest: str, taken: dict[str, str])
         ) from error
 
 
-def _job(cohort: Cohort, slide: InboxSlide, digest: str, taken: dict[str, str]) -> Job | Outcome:
+def _job(
+    cohort: Cohort, slide: InboxSlide, said: SlideRow, digest: str, taken: dict[str, str]
+) -> Job | Outcome:
     same = next((folder for folder, owner in taken.items() if owner == digest), None)
     if same is not None:
         filing = Filing(same, _shown(slide, digest, cohort.config.names), digest)
         return left(filing, "duplicate", f"It is the same slide as the one in {same}.")
     filing = _filed(cohort, slide, digest, taken)
     taken[_key(filing.folder)] = digest
-    done = known(cohort, filing)
+    its_own = cohort.of_slide(said)
+    done = known(its_own, filing)
     if done is None:
-        return Job(slide.location, replace(filing, fingerprint=slide.fingerprint))
-    remember(cohort, done)  # the night that scored it may have been killed before that
+        return Job(slide.location, replace(filing, fingerprint=slide.fingerprint), said)
+    remember(its_own, done)  # the night that scored it may have been killed before that
     return done
 
 

@@ -83,6 +83,11 @@ class ScoreConfig(BaseModel):
             min_coverage=self.min_coverage,
         )
 
+    def of_slide(self, mpp: float | None, allow_upsampling: bool | None) -> "ScoreConfig":  # noqa: FBT001
+        """Return what holds for a slide of which that is said; None leaves what holds for all."""
+        said = {"slide": {"mpp": mpp}, "grid": {"allow_upsampling": allow_upsampling}}
+        return ScoreConfig.model_validate(_laid_over(self.model_dump(), said))
+
     @classmethod
     def resolve(
         cls,

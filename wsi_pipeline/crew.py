@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from wsi_pipeline.errors import ModelUnavailableError
 from wsi_pipeline.naming import Filing, without_name
 from wsi_pipeline.outcome import Outcome, Retry
+from wsi_pipeline.slide_table import SlideRow
 
 if TYPE_CHECKING:
     from wsi_pipeline.config import ScoreConfig
@@ -94,6 +95,8 @@ class Job:
 
     location: str
     filing: Filing
+    said: SlideRow = field(default_factory=SlideRow)
+    """What the inbox's table says of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ LEAST_TISSUE = 1e-6
 """A tile without any tissue is never scored, even where `min_tissue` is 0."""
 
 
+REMEDY = "Pass --allow-upsampling"
+
+
 class GridConfig(BaseModel):
     """Where the tiles lie."""
 
@@ -151,7 +154,7 @@ def require_resolution(slide_mpp: Mpp, config: GridConfig, file: str) -> None:
     if slide_mpp > config.mpp * MAX_UPSAMPLING_OF_LEVEL and not config.allow_upsampling:
         raise MppError(
             f"{file}: the slide has {slide_mpp:.4g} µm/px, coarser than the {config.mpp:g} µm/px "
-            f"that the model was trained on. Pass --allow-upsampling to enlarge it all the same; "
+            f"that the model was trained on. {REMEDY} to enlarge it all the same; "
             f"the summary will say so."
         )
 

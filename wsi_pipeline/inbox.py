@@ -18,7 +18,7 @@ import stat
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -43,6 +43,7 @@ from wsi_pipeline.slide_files import (
     may_be_dicom,
     names_in_index,
 )
+from wsi_pipeline.slide_table import SlideTable
 
 log = logging.getLogger(__name__)
 
@@ -87,12 +88,16 @@ class InboxSlide:
         files: all its files, in the order of `wsi_pipeline.slide_files.files_of`.
         fingerprint: see `wsi_pipeline.reachable.fingerprint`: slides that have the one they had
             need not be read to be known again.
+        name: its path below the inbox, parts joined by "/".
+        unsettled: why it may not be whole yet; empty if it is.
 
     """
 
     location: str
     files: tuple[str, ...]
     fingerprint: str
+    name: str = ""
+    unsettled: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,8 @@ class Inbox:
 
     slides: tuple[InboxSlide, ...]
     copying: tuple[InboxSlide, ...]
+    table: SlideTable = field(default_factory=SlideTable)
+    """What is said of single slides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +159,20 @@ def find_slides(inbox: str, config: InboxConfig, results: Path | None = None) ->
     visible = {name for name in now.files if not PARTIAL.search(name)}
     growing = {PARTIAL.sub("", name): name for name in now.files if name not in visible}
 
-    def settled(name: str, parts: Sequence[str]) -> bool:
+    def unsettled(name: str, parts: Sequence[str]) -> str:
         there = [part for part in parts if part in visible]
-        watched = there + [growing[part] for part in parts if part in growing]
+        still = [growing[part] for part in parts if part in growing]
+        watched = there + still
+        if place.appears_whole:
+            return ""
+        if any(before.files.get(part) != now.files[part] for part in watched):
+            return "It changed while the inbox was looked into."
+        if any(_is_recent(now.files[part], clock_s, config.quiet_s) for part in watched):
+            return f"It changed less than {config.quiet_s:g} s ago, and may not be whole yet."
         waits_for_parts = len(there) == 1 and _suffix(name) in {MRXS, *INDEXES}
-        return place.appears_whole or (
-            all(before.files.get(part) == now.files[part] for part in watched)
-            and not any(_is_recent(now.files[part], clock_s, config.quiet_s) for part in watched)
-            and not (waits_for_parts and _is_recent(now.files[name], clock_s, PARTS_WITHIN_S))
-        )
+        if waits_for_parts and _is_recent(now.files[name], clock_s, PARTS_WITHIN_S):
+            return "The files that hold its pixels are not there yet."
+        return ""
 
     whole: list[InboxSlide] = []
     copying: list[InboxSlide] = []
@@ -170,8 +182,10 @@ def find_slides(inbox: str, config: InboxConfig, results: Path | None = None) ->
             location=place.location(name),
             files=tuple(map(place.location, files)),
             fingerprint=fingerprint(now.files[name] for name in files),
+            name=name,
+            unsettled=unsettled(name, parts),
         )
-        (whole if settled(name, parts) else copying).append(slide)
+        (copying if slide.unsettled else whole).append(slide)
     by_location = attrgetter("location")
     return Inbox(tuple(sorted(whole, key=by_location)), tuple(sorted(copying, key=by_location)))
 

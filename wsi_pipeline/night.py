@@ -32,6 +32,8 @@ the output folder can be moved as a whole. The tables have a row for each slide,
 ``bundle``             string  name and version of the model
 ``bundle_digest``      string  of the model
 ``config_digest``      string  of what in the configuration decides results
+any other              string  a label of the inbox's `slides.csv`, such as case or bed; one that is
+                               called like a column above has ``label_`` before it
 ====================== ======= ====================================================================
 
 The CSV is UTF-8 with a byte order mark, without which Excel misreads names. What a spreadsheet
@@ -189,16 +191,22 @@ def write_night(out: Path, night: Night) -> Path:
 
     """
     folder = _folder(out, night.started)
-    rows = [_row(outcome) for outcome in night.sorted_outcomes()]
+    outcomes = night.sorted_outcomes()
+    labels = _label_columns(outcomes)
+    schema = pa.schema([*_SCHEMA, *((column, pa.string()) for column in labels.values())])
+    rows = [
+        _row(outcome) | {column: outcome.labels.get(label) for label, column in labels.items()}
+        for outcome in outcomes
+    ]
     with atomic_path(folder / "slides.parquet") as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), partial, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
     with (
         atomic_path(folder / "slides.csv") as partial,
         partial.open("w", encoding="utf-8-sig", newline="") as file,
     ):
-        writer = csv.DictWriter(file, _SCHEMA.names)
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        writer = csv.writer(file)
+        writer.writerow(map(_cell, schema.names))
+        writer.writerows([_cell(row[name]) for name in schema.names] for row in rows)
     with (
         atomic_path(folder / PAGE) as partial,
         partial.open("w", encoding="utf-8", newline="\n") as file,
@@ -274,6 +282,12 @@ def _row(outcome: Outcome) -> dict[str, str | float | None]:
             "cellularity_median": summary.cellularity.median,
         }
     return {name: row.get(name) for name in _SCHEMA.names}
+
+
+def _label_columns(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Return the columns of what inboxes' tables say of slides, by label."""
+    found = dict.fromkeys(label for outcome in outcomes for label in outcome.labels)
+    return {label: f"label_{label}" if label in _SCHEMA.names else label for label in found}
 
 
 def _cell(value: str | float | None) -> str | float | None:

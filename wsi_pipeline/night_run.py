@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from wsi_pipeline.cohort import Cohort, Step, plan, remember, unread
+from wsi_pipeline.cohort import Cohort, Step, labelled, plan, remember, unread
 from wsi_pipeline.crew import Job, OnEvent
 from wsi_pipeline.errors import ModelUnavailableError, WsiError
 from wsi_pipeline.naming import Filing
@@ -223,7 +223,8 @@ class NightRun:
         if isinstance(step, Job):
             if outcome.kind == "WorkerDied" and outcome.retry == "now":
                 outcome = outcome.model_copy(update={"retry": "never"})
-            remember(self._cohort, outcome)
+            remember(self._cohort.of_slide(step.said), outcome)
+            outcome = labelled(outcome, step.said)
         self._outcomes.append(outcome)
         self._waiting.pop(location)
         return outcome

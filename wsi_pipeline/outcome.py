@@ -31,6 +31,7 @@ from wsi_pipeline.errors import (
     WsiError,
 )
 from wsi_pipeline.naming import Filing, without_name
+from wsi_pipeline.remedies import at_night
 from wsi_pipeline.summary import SlideSummary
 
 Status = Literal["scored", "refused", "failed", "left"]
@@ -51,6 +52,7 @@ class Outcome(BaseModel):
         retry: whether another try can end otherwise: within the night, on another one, or never
             with these bytes and these settings.
         summary: all figures, if there are any.
+        labels: what the inbox's table says of the slide, by column.
         seconds: from its start to its end.
         model_s: seconds in which the model worked on it.
         model_from: when it first had the model, and `model_until`, when it let go of it, in
@@ -69,6 +71,7 @@ class Outcome(BaseModel):
     traceback: str | None = None
     retry: Retry = "never"
     summary: SlideSummary | None = None
+    labels: dict[str, str] = {}
     seconds: float = 0.0
     model_s: float = 0.0
     model_from: float | None = None
@@ -106,7 +109,7 @@ def of_error(filing: Filing, location: str, error: Exception) -> Outcome:
         slide_digest=filing.digest,
         status="refused" if isinstance(error, MppError | TissueError | CoverageError) else "failed",
         kind=type(error).__name__,
-        reason=without_name(" ".join(reason.split()), location, filing),
+        reason=without_name(at_night(" ".join(reason.split())), location, filing),
         traceback=None if trace is None else without_name(trace, location, filing),
         retry=retry_after(error),
     )

@@ -121,7 +121,7 @@ def score(job: "Job", setup: "Setup", engine: "Scorer", tell: "OnEvent") -> "Out
             job.location,
             setup.out,
             engine,
-            setup.config,
+            setup.config.of_slide(job.said.mpp, job.said.allow_upsampling),
             progress,
             filing=job.filing,
             model_slot=model_slot,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from wsi_pipeline.cohort import Cohort
+from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.crew import CrewConfig
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.inbox import InboxConfig
@@ -164,3 +165,93 @@ def test_no_inbox(tmp_path, tiny_bundle, config):
     ):
         list(night)
     assert not (tmp_path / "nights").exists()
+
+
+def test_what_a_table_says_of_single_slides(
+    make_slide, section, tmp_path, tiny_bundle, config, caplog
+):
+    """And what changes no figure scores nothing again, but for what was damaged."""
+    inbox, out = tmp_path / "inbox", tmp_path / "results"
+    inbox.mkdir()
+    part = section.rgb[256:512, 256:512]
+    for name, rgb, mpp in (
+        ("plain", part, 0.5),
+        ("coarse", part[::-1], 1.0),
+        ("no size", part[:, ::-1], None),
+        ("misspelt", part[::-1, ::-1], 0.5),
+    ):
+        made = make_slide(np.ascontiguousarray(rgb), mpp=mpp, name=f"{name}.tif")
+        shutil.move(made, inbox)
+    first = a_night(inbox, out, tiny_bundle, config)
+    assert ends(first) == {
+        "plain.tif": ("scored", ""),
+        "coarse.tif": ("refused", "MppError"),
+        "no size.tif": ("refused", "MppError"),
+        "misspelt.tif": ("scored", ""),
+    }
+    for name in ("coarse.tif", "no size.tif"):
+        assert "Add a row for it to slides.csv in the inbox" in first[name].reason
+        assert "--" not in first[name].reason
+
+    (inbox / "slides.csv").write_text(
+        "slide;mpp;allow_upsampling;Fall\r\n"
+        "plain;;;A 7\r\n"
+        "coarse.tif;;ja;A 8\r\n"
+        "no size;0,5;;\r\n"
+        "misspelt.tif;ein Viertel;;\r\n"
+        "gone.svs;;;\r\n",
+        encoding="utf-8-sig",
+    )
+    figures = files_in(out / "plain")
+    second = a_night(inbox, out, tiny_bundle, config)
+    assert ends(second) == {
+        "plain.tif": ("left", "done"),
+        "coarse.tif": ("scored", ""),
+        "no size.tif": ("scored", ""),
+        "misspelt.tif": ("failed", "ConfigError"),
+    }
+    assert files_in(out / "plain") == figures
+    assert second["coarse.tif"].summary.quality.upsampled
+    assert second["no size.tif"].summary.provenance.slide.mpp == 0.5
+    assert "slides.csv, line 5: 'ein Viertel' is no mpp" in second["misspelt.tif"].reason
+    assert "slides.csv, line 6: no slide of this name" in caplog.text
+    assert (out / "misspelt" / "summary.json").exists()
+    labels = {name: outcome.labels for name, outcome in second.items() if outcome.labels}
+    assert labels == {"plain.tif": {"fall": "A 7"}, "coarse.tif": {"fall": "A 8"}}
+    [page] = [page for page in out.glob("nights/*/index.html") if "fall: A 7" in page.read_text()]
+    assert "A 8" in (page.parent / "slides.csv").read_text()
+
+    # None of these moves a figure. A file that is gone is written again, as it was.
+    (inbox / "slides.csv").write_text("slide,mpp,Fall\nno size.tif,0.5,B\nplain,,B\n")
+    (out / "plain" / "tiles.parquet").unlink()
+    other = ScoreConfig.model_validate(
+        config.model_dump()
+        | {
+            "slide": {"backend": "openslide"},
+            "grid": config.grid.model_dump() | {"allow_upsampling": True},
+            "engine": config.engine.model_dump() | {"batch_size": 2},
+            "workers": 1,
+        }
+    )
+    third = a_night(inbox, out, tiny_bundle, other)
+    assert ends(third) == {
+        "plain.tif": ("scored", ""),
+        "coarse.tif": ("left", "done"),
+        "no size.tif": ("left", "done"),
+        "misspelt.tif": ("left", "done"),
+    }
+    assert third["plain.tif"].labels == {"fall": "B"}
+    assert files_in(out / "plain") == figures
+
+    (inbox / "slides.csv").write_text("slide,mmp\nplain.tif,0.5\n")
+    fourth = a_night(inbox, out, tiny_bundle, config)
+    assert set(ends(fourth).values()) == {("failed", "ConfigError")}
+    assert files_in(out / "plain") == figures
+
+
+def files_in(folder):
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name not in {".lock", "run.log", "outcome.json"}
+    }
