@@ -7,7 +7,7 @@ secret that this takes, are in the block alone. Make one in Prefect's UI, or lik
     SlackWebhook(url=getpass()).save("nights")          # then notify="slack-webhook/nights"
 
 A notice says which flow ended how, the counts, and where to read on. What a run cannot tell of,
-such as the end of its machine, the automations in ``deploy/automations.yaml`` see.
+such as the end of its machine, the automations in ``deploy/notices.yaml`` see.
 """
 
 import asyncio

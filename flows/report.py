@@ -5,9 +5,11 @@ import io
 import re
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image
 
+from wsi_pipeline import shown
 from wsi_pipeline.summary import Cellularity, SlideSummary
 
 MAX_URI_CHARS = 300_000
@@ -61,12 +63,13 @@ def headline(summary: SlideSummary) -> str:
     )
 
 
-def markdown(summary: SlideSummary, folder: Path) -> str:
+def markdown(summary: SlideSummary, folder: Path, results_url: str | None = None) -> str:
     """Return the summary of a slide as a page.
 
     Args:
         summary: the slide's.
         folder: where its files are, as an absolute path; those that are missing are not listed.
+        results_url: address at which others find the folder that this one is in, if there is one.
 
     """
     quality, provenance = summary.quality, summary.provenance
@@ -82,35 +85,36 @@ def markdown(summary: SlideSummary, folder: Path) -> str:
         f"{summary.tiles.grid:,} in all; {summary.tiles.unreadable:,} unreadable",
         "Coverage": f"{_percent(summary.coverage)} of the tissue in tiles was scored",
         **_cellularity_rows(summary.cellularity),
-        "Quality flags": ", ".join(quality.flags) or "none",
+        "Quality flags": shown.markdown(", ".join(quality.flags) or "none"),
         "Out of focus": f"{_percent(quality.blurred_fraction)} of the tissue",
         "Pen": f"{_percent(quality.pen_fraction)} of the tissue's tiles",
     }
     origin = {
-        "Slide": f"{slide.name}, {slide.width_px:,} × {slide.height_px:,} px, "
+        "Slide": f"{shown.markdown(slide.name)}, {slide.width_px:,} × {slide.height_px:,} px, "
         f"read with {slide.backend}",
-        "Pixel size": f"{slide.mpp:.4g} µm, from the {slide.mpp_source}",
+        "Pixel size": f"{slide.mpp:.4g} µm, from the {shown.markdown(slide.mpp_source)}",
         "Slide digest": f"`{slide.digest}`",
-        "Model": f"{bundle.name} {bundle.version}",
+        "Model": shown.markdown(f"{bundle.name} {bundle.version}"),
         "Model digest": f"`{bundle.digest}`",
         "Configuration digest": f"`{provenance.config_digest}`",
         "Run with": f"{provenance.execution}, "
         + ", ".join(f"{name} {version}" for name, version in provenance.software.items()),
     }
+    address = None if results_url is None else f"{results_url.rstrip('/')}/{quote(folder.name)}"
     files = {
-        f"[{name}]({(folder / name).as_uri()})": use
+        name if address is None else f"[{name}]({address}/{name})": use
         for name, use in FILES.items()
         if (folder / name).exists()
     }
     return "\n\n".join(
         [
-            f"# {_escaped(folder.name)}",
-            *(f"> {_escaped(note)}" for note in notes),
+            f"# {shown.markdown(folder.name)}",
+            *(f"> {shown.markdown(note)}" for note in notes),
             _table("Figure", "Value", figures),
             "## Provenance",
             _table("", "", origin),
             "## Files",
-            f"In `{folder}`:",
+            f"In {shown.markdown(folder)}:",
             _table("File", "What it is", files),
             "Research use only; not a medical device.",
         ]
@@ -135,13 +139,8 @@ def _cellularity_rows(cellularity: Cellularity | None) -> dict[str, str]:
 
 def _table(left: str, right: str, rows: dict[str, str]) -> str:
     lines = [f"| {left} | {right} |", "| --- | --- |"]
-    lines += [f"| {name} | {_escaped(value)} |" for name, value in rows.items()]
+    lines += [f"| {name} | {value} |" for name, value in rows.items()]
     return "\n".join(lines)
-
-
-def _escaped(text: str) -> str:
-    """Keep a name or a message from ending a table's cell or becoming HTML."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _percent(share: float, digits: int = 1) -> str:

@@ -4,12 +4,30 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prefect.exceptions import FailedRun
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 
+from wsi_pipeline.errors import WsiError
 from wsi_pipeline.shown import ShownFormatter
 
 _PACKAGES = ("training", "wsi_pipeline")
+
+_PREFECTS = ("prefect.engine", "prefect.flow_runs", "prefect.task_runs")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Keep out what Prefect makes of a state that a flow or a task returns.
+
+    It logs a failed task as an exception that there is none of ("NoneType: None"), and a failed
+    flow with a traceback of its own engine; what went wrong is in the state's message before that.
+    """
+    kind = record.exc_info[0] if record.exc_info else None
+    if kind is None:
+        record.exc_info = None
+        return True
+    is_a_state = issubclass(kind, FailedRun | WsiError)
+    return not (is_a_state and "exited with unexpected exception" in record.getMessage())
 
 
 @contextmanager
@@ -19,6 +37,8 @@ def run_log() -> Iterator[None]:
     Prefect's handler by itself would lose the records of the threads that read a slide, since it
     tells the run from the thread's context.
     """
+    for name in _PREFECTS:
+        logging.getLogger(name).addFilter(_is_news)  # for good: Prefect speaks after the flow's end
     run_id = flow_run.get_id()
 
     def belongs(record: logging.LogRecord) -> bool:

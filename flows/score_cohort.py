@@ -10,7 +10,7 @@ type       name
 ========== ========== ============================================================================
 COMPLETED  Scored     the slide is scored
 COMPLETED  Left       another run is at work on the slide
-FAILED     Refused    all worked as meant, but the slide gives no figure; see `wsi_pipeline.outcome`
+COMPLETED  Refused    all worked as meant, but the slide gives no figure; see `wsi_pipeline.outcome`
 FAILED     Failed     of a slide: it is damaged, or something broke
 COMPLETED  Completed  no slide of the night failed
 FAILED     Incomplete some slides did; all others were worked on to their end
@@ -22,30 +22,38 @@ import threading
 import time
 from collections import Counter
 from contextvars import copy_context
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 from prefect import State, flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from pydantic import HttpUrl
 
 import wsi_pipeline
+from flows import night_page
+from flows.night_page import counted, headline, night_name, table, where
 from flows.notices import INCOMPLETE, tell_of_failure
-from flows.progress import PROGRESS_EVERY_S, ProgressArtifact
-from flows.report import artifact_key, headline
+from flows.progress import PROGRESS_EVERY_S, ProgressArtifact, unless_away
+from flows.report import artifact_key
+from flows.report import headline as slide_headline
 from flows.run_log import run_log
 from wsi_pipeline.cohort import Cohort
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.crew import Event, Job, Progress
 from wsi_pipeline.errors import WsiError
-from wsi_pipeline.night import Night
+from wsi_pipeline.night import Night, thumbnail
 from wsi_pipeline.night_run import Attempt, Follow, NightRun
 from wsi_pipeline.outcome import Outcome
 
 
 @flow(
     name="score-cohort",
-    flow_run_name="{inbox}",
+    flow_run_name=lambda: night_name(datetime.now(UTC), "at work"),
     version=wsi_pipeline.__version__,
     persist_result=False,
     on_failure=[tell_of_failure],
@@ -59,6 +67,7 @@ def score_cohort(
     config: Path | None = None,
     again: bool = False,  # noqa: FBT001, FBT002 - parameters are passed by name
     notify: str | None = None,  # noqa: ARG001 - for `flows.notices`
+    results_url: HttpUrl | None = None,
 ) -> State[Path]:
     """Score what is new in an inbox of slides, and write the night's table.
 
@@ -73,6 +82,7 @@ def score_cohort(
         config: YAML file; see configs/score.yaml.
         again: Try slides again that have failed for good on an earlier night.
         notify: Name of a notification block, as type/name, that is told if slides fail.
+        results_url: Address at which others find what is in `out`, for the artifacts' links.
 
     """
     logger = get_run_logger()
@@ -86,27 +96,52 @@ def score_cohort(
                     cohort.bundle.card.name,
                     cohort.bundle.card.limitations,
                 )
-            shown = NightProgress(out.absolute().name)
-            with NightRun(cohort, as_task_runs(shown)) as run:
+            with (
+                ProgressArtifact(out.absolute().name, "Looking into the inbox") as artifact,
+                NightRun(cohort, as_task_runs(progress := NightProgress(artifact))) as run,
+            ):
                 for outcome in run:
-                    shown.ended(outcome)
+                    progress.ended(outcome)
             night, page = run.report, run.page
         except WsiError as error:
+            call_run(night_name(datetime.now(UTC), "failed"))
             return Failed(message=str(error), data=error)
+    done = headline(night)
+    logger.info("%s The table: %s", done, page)
+    call_run(night_name(night.started, counted(night)))
+    publish(night, cohort.out, page, None if results_url is None else str(results_url))
+    if any(outcome.status == "failed" for outcome in night.outcomes):
+        return Failed(name=INCOMPLETE, message=done)
+    return Completed(message=done, data=page)
+
+
+@unless_away
+def call_run(name: str) -> None:
+    """Give this flow run its name."""
+    run_id = flow_run.get_id()
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(run_id), name=name)
+
+
+@unless_away
+def publish(night: Night, out: Path, report: Path, results_url: str | None) -> None:
+    """Make the artifacts of a night that is over."""
+    table_at = where(report, out, results_url)
     create_table_artifact(
         table(night),
-        key=artifact_key("night", cohort.out.name),
-        description=f"{night_headline(night)}\n\nThe whole table: [{page}]({page.as_uri()})",
+        key=artifact_key("night", out.name),
+        description=f"{headline(night)}\n\nThe whole table: {table_at}",
     )
-    logger.info("%s The table: %s", night_headline(night), page)
-    if any(outcome.status == "failed" for outcome in night.outcomes):
-        return Failed(name=INCOMPLETE, message=night_headline(night))
-    return Completed(message=night_headline(night), data=page)
+    create_markdown_artifact(
+        night_page.page(night, out, report, results_url, thumbnail),
+        key=artifact_key("pictures", out.name),
+        description=headline(night),
+    )
 
 
 def as_task_runs(shown: "NightProgress") -> Follow:
     """Return what makes a task run of each attempt at a slide, within this flow run."""
-    flow_run = copy_context()
+    context = copy_context()
 
     def follow(job: Job, attempt: Attempt) -> Outcome:
         shown.expect(job)
@@ -123,15 +158,16 @@ def as_task_runs(shown: "NightProgress") -> Follow:
             outcome = attempt(shown.follow(job))
             kept.append(outcome)
             if outcome.status == "scored" and outcome.summary is not None:
-                return Completed(name="Scored", message=headline(outcome.summary))
+                return Completed(name="Scored", message=slide_headline(outcome.summary))
             if outcome.status == "left":
                 return Completed(name="Left", message=outcome.reason)
             if outcome.traceback is not None:
                 get_run_logger().error("%s", outcome.traceback)
-            name = "Refused" if outcome.status == "refused" else "Failed"
-            return Failed(name=name, message=outcome.reason)
+            if outcome.status == "refused":
+                return Completed(name="Refused", message=outcome.reason)
+            return Failed(message=outcome.reason)
 
-        state = flow_run.copy().run(slide, return_state=True)
+        state = context.copy().run(slide, return_state=True)
         if not kept:
             raise RuntimeError(f"Prefect did not score the slide: {state.message}")
         return kept[0]
@@ -140,11 +176,10 @@ def as_task_runs(shown: "NightProgress") -> Follow:
 
 
 class NightProgress:
-    """A progress artifact that follows the night."""
+    """Follows the night."""
 
-    def __init__(self, name: str) -> None:
-        """Create the artifact, within a flow run."""
-        self._artifact = ProgressArtifact(name, "Looking into the inbox")
+    def __init__(self, artifact: ProgressArtifact) -> None:
+        self._artifact = artifact
         self._lock = threading.Lock()
         self._due = 0.0
         self._expected: set[str] = set()
@@ -199,32 +234,3 @@ class Follower:
         """Take note of an event."""
         if isinstance(event, Progress) and event.total:
             self._night.moved(self._name, event.done / event.total)
-
-
-def night_headline(night: Night) -> str:
-    """Return how a night went, in one line."""
-    count = Counter(outcome.status for outcome in night.outcomes)
-    return (
-        f"{count['scored']} slides scored, {count['refused']} refused, {count['failed']} failed, "
-        f"{count['left']} left alone."
-    )
-
-
-def table(night: Night) -> list[dict[str, str]]:
-    """Return a row for each slide, what needs a person first."""
-    return [
-        {
-            "slide": outcome.name,
-            "outcome": outcome.status,
-            "cellularity of all tissue": _mean(outcome),
-            "why": outcome.reason,
-        }
-        for outcome in night.sorted_outcomes()
-    ]
-
-
-def _mean(outcome: Outcome) -> str:
-    summary = outcome.summary
-    if summary is None or summary.cellularity is None:
-        return ""
-    return f"{100 * summary.cellularity.mean:.1f} %"

@@ -8,10 +8,7 @@ by Prefect. How a run ends:
 type      name
 ========= ========= ==============================================================================
 COMPLETED Completed the slide is scored
-FAILED    Refused   there is no tissue, or too little of it could be read, and so no figure. It
-                    counts as failed, as in the exit code of `wsi score`, since whoever waits for
-                    a figure must hear that there is none; the name tells that all worked as meant
-                    and that another try would end alike
+COMPLETED Refused   all worked as meant, but the slide gives no figure; see `wsi_pipeline.outcome`
 FAILED    Failed    the message names the file, the cause and the remedy
 ========= ========= ==============================================================================
 """
@@ -22,9 +19,10 @@ from pathlib import Path
 from prefect import State, flow, get_run_logger
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.states import Completed, Failed
+from pydantic import HttpUrl
 
 import wsi_pipeline
-from flows.progress import PROGRESS_EVERY_S, ProgressArtifact
+from flows.progress import PROGRESS_EVERY_S, ProgressArtifact, unless_away
 from flows.report import artifact_key, headline, markdown, picture_uri
 from flows.run_log import run_log
 from wsi_pipeline import pipeline
@@ -32,6 +30,7 @@ from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.naming import file_slide
+from wsi_pipeline.outcome import REFUSALS
 from wsi_pipeline.slide_folders import one_slide
 from wsi_pipeline.summary import SlideSummary
 
@@ -50,6 +49,7 @@ def score_slide(
     allow_upsampling: bool | None = None,  # noqa: FBT001 - parameters are passed by name
     device: str | None = None,
     config: Path | None = None,
+    results_url: HttpUrl | None = None,
 ) -> State[Path]:
     """Score the cellularity of a slide: from its file to a heatmap, tables and a summary.
 
@@ -64,6 +64,7 @@ def score_slide(
         allow_upsampling: Enlarge slides coarser than the model's resolution.
         device: auto, cpu, cuda, cuda:1 or mps.
         config: YAML file; see configs/score.yaml.
+        results_url: Address at which others find what is in `out`, for the artifacts' links.
 
     """
     with run_log():
@@ -79,27 +80,31 @@ def score_slide(
                 get_run_logger().warning(
                     "%s is a demonstration. %s", model.card.name, model.card.limitations
                 )
-            summary = pipeline.score_slide(
-                slide,
-                folder.parent,
-                pipeline.start_engine(model, settings),
-                settings,
-                ScoringProgress(folder.name),
-                filing=filing,
-            )
+            with ProgressArtifact(folder.name, f"Scoring {folder.name}") as artifact:
+                summary = pipeline.score_slide(
+                    slide,
+                    folder.parent,
+                    pipeline.start_engine(model, settings),
+                    settings,
+                    ScoringProgress(artifact),
+                    filing=filing,
+                )
+        except REFUSALS as error:
+            return Completed(name="Refused", message=str(error))
         except WsiError as error:
             return Failed(message=str(error), data=error)
-    publish(summary, folder)
+    publish(summary, folder, None if results_url is None else str(results_url))
     if summary.status == "refused":
-        return Failed(name="Refused", message=summary.reason)
+        return Completed(name="Refused", message=summary.reason, data=folder)
     return Completed(message=headline(summary), data=folder)
 
 
-def publish(summary: SlideSummary, folder: Path) -> None:
+@unless_away
+def publish(summary: SlideSummary, folder: Path, results_url: str | None) -> None:
     """Make the artifacts of a finished slide: its page and its picture."""
     name = folder.name
     create_markdown_artifact(
-        markdown(summary, folder),
+        markdown(summary, folder, results_url),
         key=artifact_key("summary", name),
         description=headline(summary),
     )
@@ -112,11 +117,10 @@ def publish(summary: SlideSummary, folder: Path) -> None:
 
 
 class ScoringProgress:
-    """A progress artifact that follows the tiles."""
+    """Follows the tiles."""
 
-    def __init__(self, name: str) -> None:
-        """Create the artifact of the slide of this name, within a flow run."""
-        self._artifact = ProgressArtifact(name, f"Scoring {name}")
+    def __init__(self, artifact: ProgressArtifact) -> None:
+        self._artifact = artifact
         self._due = 0.0
 
     def __call__(self, done: int, total: int) -> None:

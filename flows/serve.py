@@ -22,6 +22,7 @@ processes, each with one run at a time. For more machines there is ``prefect.yam
 """
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -103,6 +104,10 @@ def main(
         str | None,
         typer.Option(help="Notification block, as type/name, that is told of nights that fail."),
     ] = None,
+    results_url: Annotated[
+        str | None,
+        typer.Option(help="Address at which others find what is in --out, for links: https://…"),
+    ] = None,
     only: Annotated[
         Kind | None, typer.Option(help="Serve these flows alone; all if left out.")
     ] = None,
@@ -115,7 +120,10 @@ def main(
         "bundle": str(Path(bundle).absolute()) if bundle and Path(bundle).is_dir() else bundle,
         "config": None if config is None else str(config.absolute()),
         "notify": notify,
+        "results_url": results_url,
     }
+    if results_url is not None and not re.match("https?://.", results_url):
+        raise typer.BadParameter("is no http address.", param_hint="--results-url")
     if cron is not None and (inbox is None or out is None or only is Kind.TRAINING):
         raise typer.BadParameter(
             "needs --inbox and --out, and scoring to be served.", param_hint="--cron"

@@ -18,7 +18,6 @@ FAILED    Failed    the message names the file, the cause and the remedy
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import copy_context
 from pathlib import Path
 from threading import Event, Thread
 from typing import TypeVar, get_args
@@ -295,7 +294,6 @@ def training_progress(run: Path, epochs: int) -> Iterator[None]:
         epochs: how many it will record.
 
     """
-    artifact = ProgressArtifact(run.name, f"Training {run.name}")
     ended = Event()
 
     def show() -> None:
@@ -306,12 +304,12 @@ def training_progress(run: Path, epochs: int) -> Iterator[None]:
         while not ended.wait(PROGRESS_EVERY_S):
             show()
 
-    # The context tells the flow run and the server.
-    follower = Thread(target=copy_context().run, args=(follow,), daemon=True)
-    follower.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        follower.join()
-        show()
+    with ProgressArtifact(run.name, f"Training {run.name}") as artifact:
+        follower = Thread(target=follow, daemon=True)
+        follower.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            follower.join()
+            show()

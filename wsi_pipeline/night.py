@@ -318,7 +318,7 @@ def _page(out: Path, night: Night) -> Iterator[str]:
         idle=night.model_idle_share(),
         version=wsi_pipeline.__version__,
         demonstration=DEMONSTRATION,
-        thumbnail=lambda outcome: _thumbnail(out, outcome),
+        thumbnail=lambda outcome: thumbnail(out, outcome),
         links=lambda outcome: _links(out, outcome),
         href=lambda outcome: _href(out, outcome),
     )
@@ -368,7 +368,7 @@ def _links(out: Path, outcome: Outcome) -> dict[str, str]:
     }
 
 
-def _thumbnail(out: Path, outcome: Outcome) -> str | None:
+def thumbnail(out: Path, outcome: Outcome) -> str | None:
     """Return a small picture of the slide as a data URI; None if there is none."""
     for name in PICTURES.get(outcome.status, ()) if outcome.folder else ():
         try:

@@ -37,6 +37,9 @@ from wsi_pipeline.summary import SlideSummary
 Status = Literal["scored", "refused", "failed", "left"]
 Retry = Literal["now", "another night", "never"]
 
+REFUSALS = (MppError, TissueError, CoverageError)
+"""All worked as meant, and the slide gives no figure."""
+
 
 class Outcome(BaseModel):
     """How one slide ended.
@@ -107,7 +110,7 @@ def of_error(filing: Filing, location: str, error: Exception) -> Outcome:
         name=filing.name,
         folder=filing.folder,
         slide_digest=filing.digest,
-        status="refused" if isinstance(error, MppError | TissueError | CoverageError) else "failed",
+        status="refused" if isinstance(error, REFUSALS) else "failed",
         kind=type(error).__name__,
         reason=without_name(at_night(" ".join(reason.split())), location, filing),
         traceback=None if trace is None else without_name(trace, location, filing),

@@ -25,6 +25,7 @@ from prefect.utilities.schema_tools.validation import is_valid_schema, validate
 from prefect.utilities.templating import apply_values
 
 from tests.confined import confined
+from tests.flows.prefect_site import Site
 from tests.made import write_slide
 from training.synthetic import generate_region
 
@@ -230,13 +231,24 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_automations_are_such_and_hear_of_ends_by_any_name() -> None:
-    text = (DEPLOY / "automations.yaml").read_text().replace("NOTICE_BLOCK_ID", SOMEWHERE)
-    automations = [
-        AutomationCore.model_validate(each) for each in yaml.safe_load(text)["automations"]
+def test_automations_are_such_and_hear_of_ends_by_any_name(site: Site) -> None:
+    """On a server on which nothing was set up, those that act are created as they stand."""
+    acting, telling = (DEPLOY / name for name in ("automations.yaml", "notices.yaml"))
+    assert "NOTICE_BLOCK_ID" not in acting.read_text()
+    site.prefect("automation", "create", "--from-file", acting)
+    created = site.api.post("/automations/filter", json={}).raise_for_status().json()
+    for each in created:  # they would act on the other tests' runs
+        site.api.delete(f"/automations/{each['id']}").raise_for_status()
+    files = [acting.read_text(), telling.read_text().replace("NOTICE_BLOCK_ID", SOMEWHERE)]
+    known = [
+        [AutomationCore.model_validate(each) for each in yaml.safe_load(text)["automations"]]
+        for text in files
     ]
-    assert len({automation.name for automation in automations}) == len(automations)
-    (dead,) = (each for each in automations if each.name == "wsi: a run is dead")
+    assert {each["name"] for each in created} == {each.name for each in known[0]}
+    assert not {each.name for each in known[0]} & {each.name for each in known[1]}
+    for each in known[1]:
+        assert [action.type for action in each.actions] == ["send-notification"]
+    (dead,) = (each for each in known[0] if each.name == "wsi: a run is dead")
     for event in ("heartbeat", "Completed", "Refused", "Incomplete", "Kept"):
         wanted = dead.trigger.model_dump()["expect"]
         assert any(fnmatch.fnmatch(f"prefect.flow-run.{event}", each) for each in wanted)

@@ -141,12 +141,15 @@ def _end(nights: Nights, run_id: str) -> tuple[str, str]:
 def _assert_shown(nights: Nights, run_id: str) -> None:
     """Check a night's artifacts and its slides' task runs against its own table."""
     artifacts = nights.site.artifacts(run_id)
-    assert set(artifacts) == {"table", "progress"}
+    assert set(artifacts) == {"table", "markdown", "progress"}
     table = nights.table()
     shown = {row["slide"]: row["outcome"] for row in json.loads(artifacts["table"]["data"])}
     assert shown == {name: row["status"] for name, row in table.items()}
     assert set(shown) == set(ENDS)
     assert artifacts["progress"]["data"] == 100
+    log = nights.site.log_of(run_id)
+    assert "NoneType: None" not in log
+    assert "Engine execution exited" not in log, "an incomplete night is no fault of the engine"
     asked = {"flow_runs": {"id": {"any_": [run_id]}}}
 
     def ends() -> dict[str, str] | None:

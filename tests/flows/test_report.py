@@ -3,7 +3,9 @@
 import base64
 import io
 import re
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from flows import night_page
+from flows.night_page import MAX_PICTURES_CHARS, MAX_ROWS, counted, night_name
 from flows.report import MAX_URI_CHARS, artifact_key, markdown, picture_uri
 from tests.made import settings_of
 from wsi_pipeline.execution import Execution
 from wsi_pipeline.facts import BundleFacts, Provenance, SlideFacts
+from wsi_pipeline.night import Night
+from wsi_pipeline.outcome import Outcome
 from wsi_pipeline.summary import (
     Cellularity,
     Histogram,
@@ -101,18 +107,21 @@ def test_the_page_tells_every_figure_and_where_the_files_are(tmp_path: Path) -> 
     page = markdown(SUMMARY, tmp_path)
 
     for line in (
-        "> Cellularity of all tissue 23.4 % (1,230 tiles, 12.3 mm²)",
+        r"> Cellularity of all tissue 23\.4 % (1,230 tiles, 12\.3 mm²)",
         "| 95 % interval of the mean | 20.0 % to 27.1 % (blocks) |",
         "| Area at or above 10 % | 60.0 % |",
         "| Area at or above 30 % | 25.0 % |",
         "| Area at or above 70 % | 6.2 % |",
         "| Quality flags | out of focus |",
-        r"| Slide | a\|b.svs, 10,000 × 8,000 px, read with openslide |",
+        r"| Slide | a\|b\.svs, 10,000 × 8,000 px, read with openslide |",
     ):
         assert line in page.splitlines()
     assert "not the average over the tumour bed" in page
     assert all(f"`{digest}`" in page for digest in ("d1", "d2", "d3"))
-    assert f"[overlay.tif]({(tmp_path / 'overlay.tif').as_uri()})" in page
+    assert "| overlay.tif | the slide" in page
+    assert str(tmp_path) in page.replace("\\", "")
+    linked = markdown(SUMMARY, tmp_path, "https://results.example/wsi/")
+    assert f"[overlay.tif](https://results.example/wsi/{tmp_path.name}/overlay.tif)" in linked
     assert "tiles.parquet" not in page, "it is not there"
 
 
@@ -121,7 +130,7 @@ def test_the_page_of_a_refused_slide_gives_the_reason_and_no_figure(tmp_path: Pa
         update={"status": "refused", "reason": "There is no tissue.", "cellularity": None}
     )
     page = markdown(refused, tmp_path)
-    assert "> Not scored. There is no tissue." in page
+    assert r"> Not scored\. There is no tissue\." in page
     assert "Mean cellularity" not in page
 
 
@@ -130,3 +139,47 @@ def test_a_demonstration_says_so(tmp_path: Path) -> None:
     provenance = SUMMARY.provenance.model_copy(update={"bundle": bundle})
     page = markdown(SUMMARY.model_copy(update={"provenance": provenance}), tmp_path)
     assert "> The model is a demonstration" in page
+
+
+EVENING = datetime(2026, 11, 26, 23, 30).astimezone()
+
+
+def outcome(name: str, **others: Any) -> Outcome:
+    return Outcome(**{"name": name, "folder": Path(name).stem, "status": "scored"} | others)
+
+
+def night(*outcomes: Outcome, is_whole: bool = True) -> Night:
+    return Night(
+        started=EVENING, ended=EVENING, inbox="in|box", outcomes=outcomes, is_whole=is_whole
+    )
+
+
+def test_a_nights_name_has_the_date_of_the_place_and_what_came_of_it() -> None:
+    refused = outcome("b", status="refused", reason="There is no tissue.")
+    done = outcome("c", status="left", kind="done")
+    went = night(outcome("a", summary=SUMMARY), refused, done)
+    assert night_name(EVENING, counted(went)) == "night 2026-11-26: 1 scored, 1 refused"
+    assert counted(night(done)) == "nothing new"
+    assert counted(night(refused, is_whole=False)) == "1 refused, ended early"
+
+
+def test_a_nights_page_has_figures_and_pictures_within_bounds(tmp_path: Path) -> None:
+    slides = [outcome(f"{number:03}.svs", summary=SUMMARY) for number in range(250)]
+    failed = outcome("![](http://evil)|.svs", status="failed", reason="<b>Gone</b>.")
+    picture = "data:image/jpeg;base64," + "A" * 20_000
+    report = tmp_path / "nights" / "2026-11-26T2230Z" / "index.html"
+
+    page = night_page.page(
+        night(*slides, failed), tmp_path, report, None, lambda _out, _outcome: picture
+    )
+
+    assert len(page) < 400_000
+    assert page.count(picture) == MAX_PICTURES_CHARS // len(picture)
+    rows = [line for line in page.splitlines() if line.startswith("| ![]") or "svs" in line]
+    assert "failed" in rows[0], "what needs a person comes first"
+    assert "<b>" not in page
+    assert "![](http" not in page
+    assert "| scored | 23.4 % (20.0 to 27.1) | 12.3 mm² | 100 % |" in rows[1]
+    assert len(rows) == MAX_ROWS
+    assert "And 51 more." in page
+    assert str(report) in page.replace("\\", "")
