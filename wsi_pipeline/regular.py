@@ -31,7 +31,7 @@ def open_regular(path: Path) -> BinaryIO:
     """
     _require_regular(path, path.stat().st_mode)
     # Opened by its path: libraries go by the file's name.
-    file = open(path, "rb", opener=_without_waiting)  # noqa: PTH123, SIM115
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
     try:
         _require_regular(path, os.fstat(file.fileno()).st_mode)  # it may be another one by now
     except OSError:
