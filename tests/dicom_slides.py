@@ -61,7 +61,7 @@ def write_level(
         "NONE" if instance == 1 else "RESAMPLED",
     ]
     dataset.Modality = "SM"
-    dataset.StudyInstanceUID = series + ".9"
+    dataset.StudyInstanceUID = generate_uid()
     dataset.SeriesInstanceUID = series
     dataset.FrameOfReferenceUID = frame_of_reference
     dataset.InstanceNumber = instance

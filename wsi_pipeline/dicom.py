@@ -4,17 +4,19 @@ import logging
 from collections.abc import Sequence
 
 from pydicom import Dataset
-from pydicom.filereader import read_partial
 
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.pyramid import Described
-from wsi_pipeline.slide_files import SLIDE_MODALITY, open_binary
+from wsi_pipeline.slide_files import SLIDE_MODALITY, read_dicom
 
 log = logging.getLogger(__name__)
 
 SHARED_FUNCTIONAL_GROUPS = 0x5200_9229
 """The pixel's size is in here; what follows is one element for each of 100 000 tiles."""
 
+
+HEADER_BYTES = 1 << 23
+"""Of which colour profiles take the most."""
 
 _FAULTS = (
     ("FocalPlanes", "it holds several focal planes, which are not supported. Export one of them"),
@@ -78,17 +80,11 @@ def described_levels(files: Sequence[str]) -> list[Described]:
     found = []
     for location in files:
         try:
-            with open_binary(location) as file:
-                found.append(_described(read_partial(file, _is_beyond)))
+            found.append(_described(read_dicom(location, SHARED_FUNCTIONAL_GROUPS, HEADER_BYTES)))
         # A damaged header raises from struct and zlib as well as pydicom's own errors.
         except Exception as error:  # noqa: BLE001
             log.debug("%s: no level: %s", location, error)
     return found
-
-
-def _is_beyond(tag: int, _vr: str | None, length: int) -> bool:
-    is_giant = MAX_ELEMENT_BYTES < length != UNDEFINED_LENGTH
-    return tag > SHARED_FUNCTIONAL_GROUPS or is_giant
 
 
 def _described(header: Dataset) -> Described:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import fsspec
+from pydicom import Dataset
 from pydicom.filereader import read_partial
 
 from wsi_pipeline.regular import open_regular
@@ -127,14 +128,7 @@ def dicom_header(location: str) -> DicomHeader | None:
     It decodes nothing else, and what it reads has a bound: the process that plans a night calls it.
     """
     try:
-        with open_binary(location) as file:
-            beginning = file.read(DICOM_HEADER_BYTES)
-        if _DEFLATED in beginning:
-            return None
-        header = read_partial(
-            io.BytesIO(beginning),
-            lambda tag, _vr, _length: tag > SERIES_INSTANCE_UID,
-        )
+        header = read_dicom(location, SERIES_INSTANCE_UID, DICOM_HEADER_BYTES)
         return DicomHeader(
             str(header.SeriesInstanceUID), str(header.get("Modality", SLIDE_MODALITY))
         )
@@ -142,6 +136,21 @@ def dicom_header(location: str) -> DicomHeader | None:
     except Exception as error:  # noqa: BLE001
         log.debug("%s: no DICOM header: %s", location, error)
         return None
+
+
+def read_dicom(location: str, last_tag: int, at_most: int) -> Dataset:
+    """Read the elements of a DICOM file up to a tag, within its first bytes.
+
+    Raises:
+        ValueError: if its header is compressed, for which nothing has a bound.
+        Exception: whatever the library raises for what is no DICOM, or damaged.
+
+    """
+    with open_binary(location) as file:
+        beginning = file.read(at_most)
+    if _DEFLATED in beginning[:DICOM_HEADER_BYTES]:
+        raise ValueError("the header is compressed")
+    return read_partial(io.BytesIO(beginning), lambda tag, _vr, _length: tag > last_tag)
 
 
 def names_in_index(location: str) -> set[str]:
