@@ -80,6 +80,29 @@ def test_score_one_slide_and_draw_it_again(wsi, make_slide, tissue, tmp_path):
     assert wsi("heatmap", folder, "--slide", slide)[0] == 0
     assert {name: (folder / name).read_bytes() for name in before} == before
 
+    code, out, err = wsi("score", slide)
+    assert (code, errors_of(err)) == (0, [])
+    assert f"a │ already scored │ {n_tiles}" in out
+    code, out, err = wsi("verify", folder.parent, replaced=["--deep"])
+    assert (code, err) == (0, [])
+    assert "1 results, 0 damaged; 0 slides without a result." in out
+    (folder / "tiles.parquet").write_bytes(before["tiles.parquet"][:-1])
+    (folder / "legend.png").unlink()
+    for where in (folder, folder.parent):
+        code, out, err = wsi("verify", where, replaced=[])
+        assert code == 1
+        assert "1 results, 1 damaged" in out
+        assert [line.split(": ")[:2] for line in err] == [
+            ["damaged", str(folder / name)] for name in ("legend.png", "tiles.parquet")
+        ]
+        assert all("Run the same `wsi score` or night again" in line for line in err)
+    assert wsi("score", slide)[0] == 0
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert wsi("verify", folder, replaced=[])[0] == 0
+    code, _, err = wsi("verify", make_slide(tissue, name="b.tif").parent / "none", replaced=[])
+    assert code == 1
+    assert "no results are here" in errors_of(err)[0]
+
     other = make_slide(255 - tissue, name="other.tif")
     code, _, err = wsi("heatmap", folder, "--slide", other)
     assert code == 1
