@@ -63,6 +63,8 @@ def score_cohort(
     inbox: str,
     out: Path = Path("results"),
     bundle: str | None = None,
+    mpp: float | None = None,
+    allow_upsampling: bool | None = None,  # noqa: FBT001 - parameters are passed by name
     device: str | None = None,
     config: Path | None = None,
     again: bool = False,  # noqa: FBT001, FBT002 - parameters are passed by name
@@ -71,13 +73,17 @@ def score_cohort(
 ) -> State[Path]:
     """Score what is new in an inbox of slides, and write the night's table.
 
-    Slides that are still being copied are left for the next night, and so is what has been scored
-    with this bundle and configuration, by whatever name. Paths are seen from where the flow runs.
+    Slides that may still be being copied are left for the next night, and so is what has been
+    scored with this bundle and configuration, by whatever name. Paths are seen from where the flow
+    runs.
 
     Args:
         inbox: A folder or fsspec URL, searched with its subfolders.
         out: Folder that gets one folder per slide, and one per night in nights/.
         bundle: Model bundle, a folder or hf://owner/name; the demonstration if left out.
+        mpp: Pixel size of level 0 in µm, where the files of all slides are wrong; for single ones
+            there is slides.csv in the inbox.
+        allow_upsampling: Enlarge slides coarser than the model's resolution.
         device: auto, cpu, cuda, cuda:1 or mps.
         config: YAML file; see configs/score.yaml.
         again: Try slides again that have failed for good on an earlier night.
@@ -88,7 +94,9 @@ def score_cohort(
     logger = get_run_logger()
     with run_log():
         try:
-            settings = ScoreConfig.resolve(config, device=device)
+            settings = ScoreConfig.resolve(
+                config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
+            )
             cohort = Cohort.prepare(inbox, out, bundle, settings, again=again)
             if cohort.bundle.card.demonstration:
                 logger.warning(

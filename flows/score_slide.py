@@ -31,6 +31,7 @@ from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.naming import file_slide
 from wsi_pipeline.outcome import REFUSALS
+from wsi_pipeline.remedies import in_flow
 from wsi_pipeline.slide_folders import one_slide
 from wsi_pipeline.summary import SlideSummary
 
@@ -90,9 +91,9 @@ def score_slide(
                     filing=filing,
                 )
         except REFUSALS as error:
-            return Completed(name="Refused", message=str(error))
+            return Completed(name="Refused", message=in_flow(str(error)))
         except WsiError as error:
-            return Failed(message=str(error), data=error)
+            return Failed(message=in_flow(str(error)), data=error)
     publish(summary, folder, None if results_url is None else str(results_url))
     if summary.status == "refused":
         return Completed(name="Refused", message=summary.reason, data=folder)

@@ -4,6 +4,11 @@ import re
 
 import pytest
 
+from wsi_pipeline.errors import MppError
+from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.grid import GridConfig, require_resolution
+from wsi_pipeline.mpp import MppSources, referee_mpp
+from wsi_pipeline.remedies import at_night, in_flow
 from wsi_pipeline.slide_table import SlideRow, SlideTable, find_table, parse_table
 
 SLIDES = ("a.svs", "below/b.svs", "below/c.1.svs", "other/b.svs")
@@ -100,3 +105,23 @@ def test_where_it_is_looked_for(tmp_path):
     (inbox / "slides.csv").unlink()
     (inbox / "slides.csv").mkdir()
     assert "is no file" in find_table(str(inbox)).fault
+
+
+def test_a_message_names_what_is_at_hand_where_it_is_read():
+    errors = []
+    for call in (
+        lambda: referee_mpp(MppSources(), None, "a.svs"),
+        lambda: require_resolution(Mpp(1.0), GridConfig(), "a.svs"),
+    ):
+        with pytest.raises(MppError) as caught:
+            call()
+        errors.append(str(caught.value))
+    for error, option, column in zip(
+        errors, ("--mpp", "--allow-upsampling"), ("mpp", "allow_upsampling"), strict=True
+    ):
+        assert option in error
+        assert "--" not in at_night(error)
+        row = rf"Add a row for it to slides\.csv in the inbox, with .*{column}"
+        assert re.search(row, at_night(error))
+        assert "--" not in in_flow(error)
+        assert f"the parameter {column}" in in_flow(error)
