@@ -17,6 +17,7 @@ from wsi_pipeline.engine import Engine, EngineConfig, build_engine
 from wsi_pipeline.errors import (
     BundleError,
     ClusterError,
+    DamagedStoreError,
     SlideError,
     SlideUnavailableError,
     StoreError,
@@ -27,7 +28,8 @@ from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.grid import TileGrid
 from wsi_pipeline.readers import Backend
 from wsi_pipeline.slide import Slide
-from wsi_pipeline.store import ShardPixels, TileState, TileStore, store_path
+from wsi_pipeline.store import ShardPixels, TileState, TileStore
+from wsi_pipeline.store_place import store_path
 from wsi_pipeline.tiling import read_shard
 
 log = logging.getLogger(__name__)
@@ -154,12 +156,14 @@ def _score_shard(job: Job, shard: slice) -> NDArray[np.uint8]:
     if pixels is None:
         pixels = read_shard(opened.slide, opened.grid, shard, job.tile_px)
     scores = None
-    if pixels.readable.any():
+    readable = pixels.measures.readable
+    if readable.any():
         with _model:
-            scores = engine.predict(pixels.rgb[pixels.readable])
+            scores = engine.predict(pixels.rgb[readable])
     # A driver may have died and another have begun with other settings, while this was computed.
     _require_current(job)
-    return store.commit_whole(shard, pixels, scores, keep_pixels=keep_pixels)
+    rgb = pixels.rgb if keep_pixels else None
+    return store.commit_scores(shard, pixels.measures, scores, rgb=rgb)
 
 
 class _Opened(NamedTuple):
@@ -233,10 +237,10 @@ def _require_current(job: Job) -> None:
 
 def _stored_pixels(store: TileStore, shard: slice, state: NDArray[np.uint8]) -> ShardPixels | None:
     """Return what an earlier run has stored of a shard; None if the slide has to be read."""
-    if (state == TileState.PENDING).any() or not (state == TileState.STORED).any():
+    if (state == TileState.PENDING).any() or not store.has_room_for_pixels:
         return None
     try:
-        return store.read_shard(shard, readable=state == TileState.STORED)
-    except StoreError as error:
+        return store.read_shard(shard)
+    except DamagedStoreError as error:
         log.warning("%s They are read from the slide again.", error)
         return None

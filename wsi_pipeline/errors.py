@@ -33,6 +33,10 @@ class StoreError(WsiError):
     """A tile store is damaged, or belongs to another slide or configuration."""
 
 
+class DamagedStoreError(StoreError):
+    """Files of a tile store are missing, damaged, or of another version of this program."""
+
+
 class InUseError(WsiError):
     """Another run is at work on the same slide, with the same output folder."""
 

@@ -28,7 +28,8 @@ from wsi_pipeline.facts import Provenance, Settings
 from wsi_pipeline.reachable import AWAY
 from wsi_pipeline.regular import kind_of, read_regular
 from wsi_pipeline.slide_files import content_digest
-from wsi_pipeline.store import NAME, StoreConfig, StorePath, TileStore
+from wsi_pipeline.store import NAME, StoreConfig, TileStore
+from wsi_pipeline.store_place import StorePath
 from wsi_pipeline.summary import OutputFile, SlideSummary, write_summary
 
 SUMMARY = "summary.json"

@@ -77,10 +77,11 @@ from wsi_pipeline.runlog import log_file, stage
 from wsi_pipeline.scoremap import build_score_map
 from wsi_pipeline.slide import MAX_UPSAMPLING_OF_LEVEL, Slide
 from wsi_pipeline.slide_files import files_of
-from wsi_pipeline.store import StorePath, TileStore
+from wsi_pipeline.store import TileStore
+from wsi_pipeline.store_place import StorePath
 from wsi_pipeline.summary import SlideSummary, summarise
 from wsi_pipeline.tiles import TileTable, write_parquet
-from wsi_pipeline.tiling import tile_slide
+from wsi_pipeline.tiling import Pixels, fill
 from wsi_pipeline.tissue import BLURRED_ABOVE, outline_picture, tissue_of
 from wsi_pipeline.verify import finished, store_fault
 
@@ -94,9 +95,6 @@ ModelSlot = Callable[[], AbstractContextManager[object]]
 
 Scorer = Engine | Cluster
 """A model, here or on a cluster."""
-
-PASSES = 3
-"""Times that pixels damaged on disk are read again from the slide before the run gives up."""
 
 
 def _silent(_done: int, _total: int) -> None:
@@ -226,10 +224,10 @@ def tile(
         store = open_store(store_place(folder, config.store, tiling.digest), grid, tiling)
         with (
             stage("tiling"),
-            tile_slide(slide, store, tile_px=config.grid.tile_px, workers=config.workers) as shards,
+            fill(slide, store, workers=config.workers, pixels="kept") as shards,
         ):
             done = 0
-            for shard in shards:
+            for shard, _ in shards:
                 done += shard.stop - shard.start
                 progress(done, len(store))
         return store
@@ -409,6 +407,8 @@ def _fill_and_score(
     start = time.perf_counter()
     with stage("tiling and scoring"):
         if isinstance(engine, Cluster):
+            if config.keep_tiles:
+                store.make_room_for_pixels()
             engine.score(
                 location,
                 about,
@@ -435,18 +435,18 @@ def _fill_and_score_here(
     model_slot: ModelSlot,
 ) -> None:
     """Read, store and score what is left, all three at once."""
-    for _ in range(PASSES):
-        # Reading starts before the model is free: another slide may still be using it.
-        with (
-            tile_slide(slide, store, tile_px=config.grid.tile_px, workers=config.workers) as shards,
-            model_slot(),
-        ):
-            score_shards(store, engine, shards, report)
-        if store.is_scored:
-            return
-    raise StoreError(
-        f"{store.path}: pixels were damaged on disk {PASSES} times over. Check the disk."
-    )
+    stored: Pixels = "until scored" if config.store.pixels else "in memory"
+    # Reading starts before the model is free: another slide may still be using it.
+    with (
+        fill(
+            slide,
+            store,
+            workers=config.workers,
+            pixels="kept" if config.keep_tiles else stored,
+        ) as shards,
+        model_slot(),
+    ):
+        score_shards(store, engine, shards, report)
 
 
 def _open(location: str | Path, filing: Filing, config: ScoreConfig) -> Slide:

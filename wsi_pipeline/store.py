@@ -1,8 +1,8 @@
 """`TileStore`: the zarr v3 store of one slide's tiles and scores.
 
-Layout (N tissue tiles; all arrays are sharded or chunked alike, S tiles to a shard)::
+Layout (N tissue tiles; S of them make a shard, the unit of work)::
 
-    rgb             uint8   [N, tile, tile, 3]   one tile a chunk
+    rgb             uint8   [N, tile, tile, 3]   only while pixels are kept
     l0_xy           int64   [N, 2]               corner, level-0 pixels
     m_xy            int32   [N, 2]               (column, row) in the score map
     tissue, inside  float32 [N]                  shares of the tile's area
@@ -12,89 +12,94 @@ Layout (N tissue tiles; all arrays are sharded or chunked alike, S tiles to a sh
     class_fraction  float32 [N, classes]
     state           uint8   [N]                  see `TileState`
 
-A shard of tiles is the unit of work. Its writer writes the data first and the shard's `state` last,
-each as one file renamed into place: a shard counts as done only by its state, so a process may be
-killed at any moment and the next one goes on with the shards that were not committed.
+A shard's writer writes the data first and the shard's `state` last, each chunk as one file renamed
+into place and flushed: a shard counts as done only by its state, so a process may be killed at any
+moment and the next one goes on with the shards that were not committed.
+
+**Nothing that is damaged is believed.** Every chunk carries a CRC-32C. A chunk that is missing, and
+should be there by its shard's state, is damage, although zarr would read fill values. The root's
+attributes carry a digest of themselves and of each array's metadata. `TileStore.create_or_resume`
+heals: the grid's arrays are written again, shards whose values are damaged are read or scored once
+more, and a store that cannot be mended is set aside and made anew. Whoever else meets damage raises
+a `DamagedStoreError`.
 
 The attributes hold the whole configuration. A store answers only to the digest of its slide and
 configuration (`tiling_digest`), its scores only to that of the bundle and how it ran
 (`scoring_digest`). What has another digest is set aside under a name of its own, never mixed in and
 never deleted.
 
-A store lies in a folder or, by an fsspec URL such as ``s3://bucket/prefix``, in an object store.
-There a PUT is atomic like a rename here, but nothing can be renamed: what has to move is copied,
-its root metadata (``zarr.json``) last, and removed, its root metadata first. Objects without it are
-no store. Credentials come from the environment or fsspec's configuration, never from the URL.
+**Pixel codec.** Blosc LZ4 with a CRC-32C of each chunk of 16 tiles, measured on 128 real H&E tiles
+at 0.5 µm/px, one core, ms of CPU a tile (`tests/benchmarks/codec.py` repeats it):
 
-**Pixel codec.** Blosc LZ4 with a CRC-32C of each tile, measured on 80 real H&E tiles at 0.5 µm/px,
-one core, share of raw size and ms per tile to write and to read through zarr (the store writes
-shards itself, the same bytes in a third of the time, see `shard_bytes`):
+================= ===== ==== ================
+tiles to a chunk  write read one tile of many
+================= ===== ==== ================
+1                 2.0   0.8  1.3
+8                 1.2   0.8  3.9
+16                1.0   0.5  5.0
+32                0.8   0.4  9.9
+64                0.9   0.8  45
+================= ===== ==== ================
 
-================ ===== ====== =====
-codec            size  write  read
-================ ===== ====== =====
-none             1.00  1.8    0.9
-LZ4              0.75  1.8    1.3
-zstd, level 1    0.68  3.2    1.7
-zstd, level 3    0.67  5.1    1.7
-zstd, level 9    0.66  16.6   2.1
-================ ===== ====== =====
-
-LZ4 costs no more than writing raw bytes, since fewer have to move; beyond it, every percent costs
-milliseconds that the decoder of the slide needs. Lossy codecs are out: a score must not depend on
-whether its pixels came by way of the store. `tests/benchmarks/codec.py` repeats the table.
+LZ4 costs no more than writing raw bytes, since fewer have to move (0.75 of them); zstd's are fewer
+by a tenth, at level 1, and take twice the time to write. Lossy codecs are out: a score must not
+depend on whether its pixels came by way of the store.
 """
 
 import enum
 import hashlib
 import json
-import shutil
-import uuid
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
-import google_crc32c
 import numpy as np
 import zarr
-from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, field_validator
-from upath import UPath
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
-from zarr.storage import FsspecStore
 
-from wsi_pipeline.errors import ConfigError, StoreError
+from wsi_pipeline.errors import ConfigError, DamagedStoreError
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.grid import TileGrid
-from wsi_pipeline.slide_files import is_url
+from wsi_pipeline.store_place import (
+    ROOT_METADATA,
+    StorePath,
+    answering,
+    exists,
+    files,
+    flush,
+    move,
+    remove,
+    store_path,
+    unused,
+    zarr_store,
+)
 from wsi_pipeline.tiles import TileTable
 
-SCHEMA_VERSION = 2
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 3
 
 MAX_SHARD_TILES = 64
 MIN_SHARD_TILES = 8
 WANTED_SHARDS = 16
 """Small slides get small shards, so that reading and scoring can still overlap."""
 
+CHUNK_TILES = 16
+"""Tiles to a chunk of pixels, at most: enough for zarr to write quickly, few for who wants one."""
+
 NAME = "tiles.zarr"
 
-CHECKSUM_BYTES = 4
-NO_CHUNK = (1 << 64) - 1
-"""Offset and length, in the index of a shard, of a tile that is not there."""
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
-SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
-
+_PIXELS = "rgb"
+_GRID = ("l0_xy", "m_xy", "tissue", "inside")
+_MEASURES = ("blur", "pen")
 _SCORES = ("cellularity", "cellularity_std", "class_fraction")
-
-_ROOT_METADATA = "zarr.json"
-"""Of a group or an array; in an object store its presence says that all else is there."""
-
-StorePath = Path | UPath
-"""A folder, or a prefix in an object store."""
 
 
 class StoreConfig(BaseModel):
@@ -105,6 +110,10 @@ class StoreConfig(BaseModel):
     root: str | None = None
     """A folder or fsspec URL that gets one folder per slide; None is the output folder. Give each
     output folder a root of its own: its lock guards the stores too."""
+
+    pixels: bool = True
+    """Whether pixels are stored until they are scored, so that a run that is killed need not read
+    them again. With `keep_tiles` they are stored in any case."""
 
     @field_validator("root")
     @classmethod
@@ -138,21 +147,33 @@ class TileState(enum.IntEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class ShardPixels:
-    """What tiling finds of the tiles of one shard.
+class Measures:
+    """What tiling finds of the tiles of one shard, besides their pixels.
 
     Attributes:
-        rgb: uint8 [n, tile, tile, 3].
         blur: float32 [n].
         pen: float32 [n].
         readable: bool [n].
 
     """
 
-    rgb: NDArray[np.uint8]
     blur: NDArray[np.float32]
     pen: NDArray[np.float32]
     readable: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class ShardPixels:
+    """The tiles of one shard.
+
+    Attributes:
+        rgb: uint8 [n, tile, tile, 3]; tiles that are not readable are black.
+        measures: of the same tiles.
+
+    """
+
+    rgb: NDArray[np.uint8]
+    measures: Measures
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,70 +198,6 @@ def digest_of(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def store_path(location: str | Path) -> StorePath:
-    """Return a path for a folder's name or an fsspec URL.
-
-    Raises:
-        ConfigError: if the URL holds credentials, or its file system is not installed.
-
-    """
-    address = str(location)
-    if not is_url(address):
-        return Path(location)
-    parts = urlsplit(address)
-    if parts.username is not None or parts.password is not None:
-        raise ConfigError(
-            f"The URL of a store in {parts.hostname} holds a user name or password, which would "
-            f"end up in logs. Leave it out, and give credentials in the environment."
-        )
-    if parts.scheme in ("file", "local"):
-        return Path(parts.path)
-    try:
-        # What other processes write must be seen.
-        path = UPath(address, use_listings_cache=False)
-        _ = path.fs
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"{address}: no file system for {parts.scheme}:// ({error}). For s3:// install "
-            f"`wsi-pipeline[s3]`, or name a folder."
-        ) from error
-    return path
-
-
-def shard_bytes(tiles: NDArray[np.uint8], array: Any) -> list[bytes]:  # noqa: ANN401 - zarr's
-    """Encode tiles as a shard of an array that was made by `TileStore.create`.
-
-    Args:
-        tiles: uint8 [n, tile, tile, 3], all of the shard or, at the array's end, its first.
-        array: one tile a chunk, with Blosc and a CRC-32C.
-
-    Returns:
-        the pieces of the shard's file: the tiles, and their index.
-
-    """
-    (sharding,) = array.metadata.to_dict()["codecs"]
-    (packing,) = (
-        codec["configuration"]
-        for codec in sharding["configuration"]["codecs"]
-        if codec["name"] == "blosc"
-    )
-    shuffle = SHUFFLES[packing["shuffle"]]
-    blosc = Blosc(packing["cname"], packing["clevel"], shuffle, packing["blocksize"])
-    pieces: list[bytes] = []
-    index = np.full((array.shards[0], 2), NO_CHUNK, "<u8")
-    offset = 0
-    for number, tile in enumerate(tiles):
-        packed = blosc.encode(tile)
-        pieces += [packed, _checksum(packed)]
-        index[number] = offset, len(packed) + CHECKSUM_BYTES
-        offset += len(packed) + CHECKSUM_BYTES
-    return [*pieces, index.tobytes(), _checksum(index.tobytes())]
-
-
-def _checksum(content: bytes) -> bytes:
-    return int(google_crc32c.value(content)).to_bytes(CHECKSUM_BYTES, "little")
-
-
 def shard_tiles(n_tiles: int) -> int:
     """Tiles to a shard: a power of two that gives small slides several shards."""
     wanted = max(1, n_tiles // WANTED_SHARDS)
@@ -258,24 +215,21 @@ class TileStore:
         """Open an existing store.
 
         Raises:
-            StoreError: if there is none at `path`, it is damaged, of another version, or its
-                object store does not answer.
+            DamagedStoreError: if there is none at `path`, it is damaged or of another version.
+            StoreError: if its object store does not answer.
 
         """
         self.path = path
-        with _answering(path):
+        with answering(path):
             try:
-                self._group = zarr.open_group(_zarr_store(path), mode="r+", zarr_format=3)
-                version = self._group.attrs["schema_version"]
-            except (FileNotFoundError, KeyError, ValueError) as error:
-                raise StoreError(
+                _require_sound_root((path / ROOT_METADATA).read_bytes())
+            except (*_NO_FILE, ValueError, RecursionError) as error:
+                raise DamagedStoreError(
                     f"{path}: this is not a tile store of this program, or it is damaged "
                     f"({error}). Score the slide again; move the folder away if it is not needed."
                 ) from error
-        if version != SCHEMA_VERSION:
-            raise StoreError(
-                f"{path}: the store has layout version {version}, this program reads version "
-                f"{SCHEMA_VERSION}. Move it away and score the slide again."
+            self._group = zarr.open_group(
+                zarr_store(path), mode="r+", zarr_format=3, use_consolidated=False
             )
         self._arrays: dict[str, Any] = {}
         self._known_state: NDArray[np.uint8] | None = None
@@ -295,67 +249,35 @@ class TileStore:
 
         """
         partial = path.with_name(f".partial-{path.name}")
-        _remove(partial)
-        n_tiles = len(grid)
-        per_shard = shard_tiles(n_tiles)
-        group = zarr.create_group(
-            _zarr_store(partial),
-            attributes={
-                "schema_version": SCHEMA_VERSION,
-                "tiling": dict(tiling),
-                "tiling_digest": digest_of(tiling),
-                "scoring": None,
-                "scoring_digest": None,
-                "pixels_dropped": False,
-                "grid": {
-                    "m_size": [grid.m_size.width, grid.m_size.height],
-                    "l0_origin": list(grid.l0_origin),
-                    "l0_tile": grid.l0_tile,
-                    "l0_stride": grid.l0_stride,
-                    "n_candidates": grid.n_candidates,
-                },
-            },
-        )
-        group.create_array(
-            "rgb",
-            shape=(n_tiles, tile_px, tile_px, 3),
-            chunks=(1, tile_px, tile_px, 3),
-            shards=(per_shard, tile_px, tile_px, 3),
-            dtype="uint8",
-            fill_value=0,
-            compressors=(
-                BloscCodec(cname="lz4", clevel=1, shuffle=BloscShuffle.noshuffle),
-                Crc32cCodec(),
-            ),
-            dimension_names=("tile", "row", "column", "channel"),
-            config={"write_empty_chunks": True},
-        )
-        for name, values in (
-            ("l0_xy", grid.l0_xy),
-            ("m_xy", grid.m_xy),
-            ("tissue", grid.tissue),
-            ("inside", grid.inside),
-        ):
-            array = group.create_array(
-                name,
-                shape=values.shape,
-                chunks=values.shape,
-                dtype=values.dtype,
-                config={"write_empty_chunks": True},
-            )
-            array[:] = values
-        for name in ("blur", "pen"):
-            _per_tile(group, name, (n_tiles,), per_shard)
-        group.create_array(
+        remove(partial)
+        per_shard = shard_tiles(len(grid))
+        group = zarr.create_group(zarr_store(partial))
+        _write_grid(group, grid)
+        for name in _MEASURES:
+            _per_tile(group, name, (len(grid),), per_shard)
+        _make(
+            group,
             "state",
-            shape=(n_tiles,),
+            shape=(len(grid),),
             chunks=(per_shard,),
             dtype="uint8",
             fill_value=int(TileState.PENDING),
             attributes={state.name.lower(): int(state) for state in TileState},
-            config={"write_empty_chunks": True},
         )
-        _move(partial, path)
+        attributes = {
+            "schema_version": SCHEMA_VERSION,
+            "tiling": dict(tiling),
+            "tiling_digest": digest_of(tiling),
+            "scoring": None,
+            "scoring_digest": None,
+            "tile_px": tile_px,
+            "grid": _frame_of(grid),
+            "grid_digest": _digest_of_grid(grid),
+            "arrays": _metadata_digests(partial, (*_GRID, *_MEASURES, "state")),
+        }
+        group.update_attributes(_sealed(attributes))
+        flush(partial, files(partial))
+        move(partial, path)
         return cls(path)
 
     @classmethod
@@ -364,32 +286,31 @@ class TileStore:
     ) -> Self:
         """Open the store if it is of this slide and configuration; else set it aside, make anew.
 
-        The caller is the store's only user.
+        What is damaged is healed, or set aside too. The caller is the store's only user.
 
         Raises:
-            StoreError: if what is there is no store of this version, or the object store does not
-                answer.
+            StoreError: if the object store does not answer.
 
         """
-        with _answering(path):
-            if _exists(path):
-                if isinstance(path, Path):
-                    # What zarr was writing when a process was killed, to be renamed when whole.
-                    for leftover in path.rglob("*.partial"):
-                        leftover.unlink()
-                store = cls(path)
-                if store.tiling_digest == digest_of(tiling):
-                    return store
-                store.set_aside()
+        with answering(path):
+            if exists(path):
+                try:
+                    store = cls(path)
+                    if store.tiling_digest == digest_of(tiling):
+                        store._heal(grid)
+                        return store
+                    store.set_aside()
+                except DamagedStoreError as error:
+                    _set_aside_unusable(path, str(error))
             elif isinstance(path, Path) and path.exists():
                 # Zarr makes missing folders anew: a store that is deleted under it leaves this.
-                _move(path, _unused(path.with_name(f"{path.stem}-incomplete.zarr")))
+                _set_aside_unusable(path, f"{path}: the store is damaged (it has no metadata).")
             return cls.create(path, grid, tile_px=tile_px, tiling=tiling)
 
     def set_aside(self) -> StorePath:
         """Rename the store after its digest, out of the way of another; return its new path."""
-        aside = _unused(self.path.with_name(f"{self.path.stem}-{self.tiling_digest[:12]}.zarr"))
-        _move(self.path, aside)
+        aside = unused(self.path.with_name(f"{self.path.stem}-{self.tiling_digest[:12]}.zarr"))
+        move(self.path, aside)
         return aside
 
     @property
@@ -409,26 +330,36 @@ class TileStore:
         return None if scoring is None else dict(scoring)
 
     @property
-    def grid(self) -> TileGrid:
-        """The grid that the store was made for."""
-        attributes = self._attribute("grid")
-        return TileGrid(
-            l0_xy=np.asarray(self._whole("l0_xy"), np.int64),
-            m_xy=np.asarray(self._whole("m_xy"), np.int32),
-            tissue=np.asarray(self._whole("tissue"), np.float32),
-            inside=np.asarray(self._whole("inside"), np.float32),
-            m_size=Size(*attributes["m_size"]),
-            l0_origin=(attributes["l0_origin"][0], attributes["l0_origin"][1]),
-            l0_tile=attributes["l0_tile"],
-            l0_stride=attributes["l0_stride"],
-            n_candidates=attributes["n_candidates"],
-        )
-
-    @property
     def scoring_digest(self) -> str | None:
         """Digest of `scoring`; None before any."""
         digest = self._attribute("scoring_digest")
         return None if digest is None else str(digest)
+
+    @property
+    def tile_px(self) -> int:
+        """Side of a tile in pixels."""
+        return int(self._attribute("tile_px"))
+
+    @property
+    def grid(self) -> TileGrid:
+        """The grid that the store was made for.
+
+        Raises:
+            DamagedStoreError: if it is damaged.
+
+        """
+        frame = self._attribute("grid")
+        return TileGrid(
+            l0_xy=np.asarray(self._read("l0_xy"), np.int64),
+            m_xy=np.asarray(self._read("m_xy"), np.int32),
+            tissue=np.asarray(self._read("tissue"), np.float32),
+            inside=np.asarray(self._read("inside"), np.float32),
+            m_size=Size(*frame["m_size"]),
+            l0_origin=(frame["l0_origin"][0], frame["l0_origin"][1]),
+            l0_tile=frame["l0_tile"],
+            l0_stride=frame["l0_stride"],
+            n_candidates=frame["n_candidates"],
+        )
 
     def __len__(self) -> int:
         return int(self._array("state").shape[0])
@@ -436,7 +367,7 @@ class TileStore:
     @property
     def shards(self) -> list[slice]:
         """The tiles of each shard."""
-        per_shard = self._array("state").chunks[0]
+        per_shard = self._per_shard
         return [
             slice(start, min(start + per_shard, len(self)))
             for start in range(0, len(self), per_shard)
@@ -448,7 +379,8 @@ class TileStore:
 
     def committed_state(self, shard: slice) -> NDArray[np.uint8]:
         """`TileState` of each tile of a shard, as it is stored at this moment."""
-        return np.asarray(self._array("state")[shard], np.uint8)
+        with self._reading("state"):
+            return np.asarray(self._array("state")[shard], np.uint8)
 
     def note(self, shard: slice, state: NDArray[np.uint8]) -> None:
         """Take over what another process says it has committed."""
@@ -469,45 +401,76 @@ class TileStore:
         """Number of tiles that no reader could decode."""
         return int((self._state == TileState.UNREADABLE).sum())
 
-    def commit_pixels(self, shard: slice, pixels: ShardPixels) -> None:
-        """Store the pixels of a whole shard."""
-        self._write_rgb(shard, pixels.rgb)
-        self._write_measures(shard, pixels)
-        self._commit(shard, np.where(pixels.readable, TileState.STORED, TileState.UNREADABLE))
+    @property
+    def has_room_for_pixels(self) -> bool:
+        """Whether there is an array of pixels: they may be stored, and some may have been."""
+        return _PIXELS in self._attribute("arrays")
+
+    def make_room_for_pixels(self) -> None:
+        """Give the store an array of pixels if it has none. The caller is its only user."""
+        if self.has_room_for_pixels:
+            return
+        side = self.tile_px
+        _make(
+            self._group,
+            _PIXELS,
+            shape=(len(self), side, side, 3),
+            chunks=(min(self._per_shard, CHUNK_TILES), side, side, 3),
+            dtype="uint8",
+            fill_value=0,
+            compressors=(
+                BloscCodec(cname="lz4", clevel=1, shuffle=BloscShuffle.noshuffle),
+                Crc32cCodec(),
+            ),
+            dimension_names=("tile", "row", "column", "channel"),
+        )
+        self._register((_PIXELS,))
+
+    def have_pixels(self) -> NDArray[np.bool_]:
+        """Return of which shards pixels are stored, bool [shards]."""
+        if not self.has_room_for_pixels:
+            return np.zeros(len(self.shards), np.bool_)
+        return self._present(_PIXELS)
+
+    def commit_pixels(self, shard: slice, pixels: ShardPixels, *, lasting: bool = False) -> None:
+        """Store the pixels of a whole shard, after `make_room_for_pixels`.
+
+        Tiles that have been scored stay so.
+
+        Args:
+            shard: the tiles.
+            pixels: of all of them.
+            lasting: whether all is flushed to the disk. What is dropped once it is scored need not
+                be: the slide has it.
+
+        """
+        self._write(_PIXELS, shard, pixels.rgb)
+        self._write_measures(shard, pixels.measures)
+        if lasting:
+            flush(self.path, self._all_chunks((_PIXELS, *_MEASURES), shard))
+        found = np.where(pixels.measures.readable, TileState.STORED, TileState.UNREADABLE)
+        state = self._state[shard]
+        self._commit(shard, np.where(state == TileState.SCORED, state, found), lasting=lasting)
 
     def read_pixels(self, shard: slice) -> NDArray[np.uint8]:
         """Read the pixels of a whole shard, uint8 [n, tile, tile, 3].
 
         Raises:
-            StoreError: if they are damaged on disk, or gone.
+            DamagedStoreError: if they are damaged on disk, or gone.
 
         """
-        if not self._rgb_path(shard).is_file():
-            # To zarr a missing chunk is one of fill values: black tiles, and scores for them.
-            raise StoreError(
-                f"{self.path}: the pixels of tiles {shard.start} to {shard.stop - 1} are gone."
-            )
-        try:
-            return np.asarray(self._array("rgb")[shard], np.uint8)
-        # A shard's checksums and index fail as ValueError, the codec as RuntimeError.
-        except (ValueError, RuntimeError, OSError) as error:
-            raise StoreError(
-                f"{self.path}: the pixels of tiles {shard.start} to {shard.stop - 1} are damaged "
-                f"on disk ({error})."
-            ) from error
+        if not self.has_room_for_pixels:
+            raise DamagedStoreError(f"{self.path}: the pixels have been dropped.")
+        return np.asarray(self._read(_PIXELS, shard), np.uint8)
 
-    def read_shard(self, shard: slice, readable: NDArray[np.bool_]) -> ShardPixels:
+    def read_shard(self, shard: slice) -> ShardPixels:
         """Read all that tiling has stored of a shard; see `read_pixels`."""
-        return ShardPixels(
-            rgb=self.read_pixels(shard),
-            blur=np.asarray(self._array("blur")[shard], np.float32),
-            pen=np.asarray(self._array("pen")[shard], np.float32),
-            readable=readable,
+        measures = Measures(
+            blur=np.asarray(self._read("blur", shard), np.float32),
+            pen=np.asarray(self._read("pen", shard), np.float32),
+            readable=self.committed_state(shard) != TileState.UNREADABLE,
         )
-
-    def forget_pixels(self, shard: slice) -> None:
-        """Mark the tiles of a shard as pending, so that they are read again."""
-        self._commit(shard, np.full(shard.stop - shard.start, TileState.PENDING))
+        return ShardPixels(self.read_pixels(shard), measures)
 
     def begin_scoring(self, scoring: Mapping[str, Any], n_classes: int) -> None:
         """Make room for scores, or go on with those that came from the very same model and config.
@@ -519,166 +482,298 @@ class TileStore:
             return
         if self._attribute("scoring_digest") is not None:
             self._set_scores_aside()
-        for name in _SCORES:
-            self._arrays.pop(name, None)
-        n_tiles = len(self)
-        per_shard = self._array("state").chunks[0]
+        for shard in self.shards:
+            # There is room for the scores of shards that are yet to come, and none is to be had.
+            if (self._state[shard] == TileState.UNREADABLE).all():
+                self._commit(shard, np.full(shard.stop - shard.start, TileState.PENDING))
         for name in ("cellularity", "cellularity_std"):
-            _per_tile(self._group, name, (n_tiles,), per_shard)
-        _per_tile(self._group, "class_fraction", (n_tiles, n_classes), per_shard)
-        self._group.update_attributes({"scoring": dict(scoring), "scoring_digest": digest})
+            _per_tile(self._group, name, (len(self),), self._per_shard)
+        _per_tile(self._group, "class_fraction", (len(self), n_classes), self._per_shard)
+        self._register(_SCORES, scoring=dict(scoring), scoring_digest=digest)
 
-    def commit_scores(self, shard: slice, scored: NDArray[np.bool_], scores: Scores) -> None:
-        """Store the scores of those tiles of a shard that have any; `scored` is bool [n]."""
-        self._write_scores(shard, scored, scores)
-        self._commit(shard, np.where(scored, TileState.SCORED, self._state[shard]))
-
-    def commit_whole(
-        self, shard: slice, pixels: ShardPixels, scores: Scores | None, *, keep_pixels: bool
+    def commit_scores(
+        self,
+        shard: slice,
+        measures: Measures,
+        scores: Scores | None,
+        *,
+        rgb: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
-        """Store all of a shard at once: what was measured, the scores and, if wanted, the pixels.
+        """Store the scores of a shard, and with them what was measured of it.
 
         Args:
             shard: the tiles.
-            pixels: of all of them.
+            measures: of all of them.
             scores: of those that are readable; None if none is.
-            keep_pixels: whether the pixels are stored too.
+            rgb: pixels of all of them, if they are to be kept and are not stored yet.
 
         Returns:
             its `TileState`, uint8 [n].
 
         """
-        if keep_pixels:
-            self._write_rgb(shard, pixels.rgb)
-        self._write_measures(shard, pixels)
-        if scores is not None:
-            self._write_scores(shard, pixels.readable, scores)
-        state = np.where(pixels.readable, TileState.SCORED, TileState.UNREADABLE).astype(np.uint8)
+        names: tuple[str, ...] = (*_MEASURES, *_SCORES)
+        if rgb is not None:
+            self._write(_PIXELS, shard, rgb)
+            names = (_PIXELS, *names)
+        self._write_measures(shard, measures)
+        self._write_scores(shard, measures.readable, scores)
+        flush(self.path, self._all_chunks(names, shard))
+        state = np.where(measures.readable, TileState.SCORED, TileState.UNREADABLE).astype(np.uint8)
         self._commit(shard, state)
         return state
 
     def drop_pixels(self) -> None:
-        """Delete the pixels of a store; they can be had again from the slide."""
-        if not self._attribute("pixels_dropped"):
-            self._group.update_attributes({"pixels_dropped": True})
-        _remove(self.path / "rgb" / "c")
+        """Delete the pixels of a store and their array; they can be had again from the slide."""
+        if self.has_room_for_pixels:
+            self._unregister((_PIXELS,))
+        # Killed from here on, it leaves what the next one to open the store removes.
+        remove(self.path / _PIXELS)
 
     def table(self) -> TileTable:
-        """Return all that is known of each tile.
+        """Return all that is known of each tile of a scored store.
 
         Raises:
-            StoreError: if the store was deleted or changed since it was opened.
+            DamagedStoreError: if the store was deleted, damaged or changed since it was opened.
 
         """
         grid = self.grid
-        if not np.array_equal(self._array("state")[:], self._state):
+        if not np.array_equal(self._read("state"), self._state):
             raise self._broken("what was stored of its tiles is gone")
+        columns = {
+            name: np.asarray(self._read(name), np.float32) for name in (*_MEASURES, *_SCORES)
+        }
         return TileTable(
-            l0_xy=grid.l0_xy,
-            m_xy=grid.m_xy,
-            tissue=grid.tissue,
-            inside=grid.inside,
-            blur=np.asarray(self._array("blur")[:], np.float32),
-            pen=np.asarray(self._array("pen")[:], np.float32),
-            cellularity=np.asarray(self._array("cellularity")[:], np.float32),
-            cellularity_std=np.asarray(self._array("cellularity_std")[:], np.float32),
-            class_fraction=np.asarray(self._array("class_fraction")[:], np.float32),
+            l0_xy=grid.l0_xy, m_xy=grid.m_xy, tissue=grid.tissue, inside=grid.inside, **columns
         )
+
+    def _heal(self, grid: TileGrid) -> None:
+        """Make good what is damaged, or mark its shards as yet to be done.
+
+        Raises:
+            DamagedStoreError: if there is nothing to be made good.
+
+        """
+        self._sweep()
+        self._heal_grid(grid)
+        for name in ("state", *_MEASURES):
+            self._array(name)
+        if self._attribute("scoring_digest") is not None and not all(map(self._opens, _SCORES)):
+            log.warning("%s: scores are damaged, and set aside; tiles are scored again", self.path)
+            self._set_scores_aside()
+        if self.has_room_for_pixels and not self._opens(_PIXELS):
+            log.warning("%s: the pixels are damaged, and read from the slide again", self.path)
+            self.drop_pixels()
+        self._heal_shards()
+
+    def _sweep(self) -> None:
+        """Remove what killed processes have left: files in the making, and pixels half dropped."""
+        if isinstance(self.path, Path):
+            for leftover in self.path.rglob("*.partial"):
+                leftover.unlink()
+        if not self.has_room_for_pixels:
+            remove(self.path / _PIXELS)
+
+    def _heal_grid(self, grid: TileGrid) -> None:
+        try:
+            _ = self.grid
+        except DamagedStoreError as error:
+            if self._attribute("grid_digest") != _digest_of_grid(grid):
+                raise
+            log.warning("%s It is made again from the slide.", error)
+            _write_grid(self._group, grid)
+            self._register(_GRID)
+
+    def _heal_shards(self) -> None:
+        """Mark shards as pending, or as waiting for scores, whose values are not what they were."""
+        named = self._sound("state")
+        measured = self._sound("blur") & self._sound("pen")
+        scored = np.ones(len(self.shards), np.bool_)
+        if self._attribute("scoring_digest") is not None:
+            for name in _SCORES:
+                scored &= self._sound(name)
+        states = np.full(len(self), TileState.PENDING, np.uint8)
+        for number, shard in enumerate(self.shards):
+            state = self.committed_state(shard) if named[number] else states[shard]
+            healed = _healed(state, measured=measured[number], scored=scored[number])
+            states[shard] = healed
+            if not named[number] or not np.array_equal(healed, state):
+                self._commit(shard, healed)
+                log.warning(
+                    "%s: what was stored of tiles %d to %d is damaged or lost; they are done again",
+                    self.path,
+                    shard.start,
+                    shard.stop - 1,
+                )
+        self._known_state = states
+
+    def _sound(self, name: str) -> NDArray[np.bool_]:
+        """Return which shards of an array are there and pass their checksums, bool [shards].
+
+        A state that is not there is sound: nothing of its shard was committed.
+        """
+        sound = np.ones(len(self.shards), np.bool_) if name == "state" else self._present(name)
+        try:
+            with self._reading(name):
+                self._array(name)[:]
+        except DamagedStoreError:
+            for number in np.flatnonzero(sound):
+                try:
+                    with self._reading(name):
+                        self._array(name)[self.shards[number]]
+                except DamagedStoreError:
+                    sound[number] = False
+        return sound
+
+    def _opens(self, name: str) -> bool:
+        try:
+            self._array(name)
+        except DamagedStoreError:
+            return False
+        return True
 
     def _set_scores_aside(self) -> None:
         """Move scores to ``previous/`` and mark their tiles as not scored."""
         digest = str(self._attribute("scoring_digest"))
-        dropped = bool(self._attribute("pixels_dropped"))
-        previous = self._group.require_group("previous").require_group(digest[:12])
-        previous.update_attributes({"scoring": self.scoring, "scoring_digest": digest})
+        aside = self.path / "previous" / digest[:12]
+        for group, attributes in (
+            ("previous", {}),
+            (f"previous/{digest[:12]}", {"scoring": self.scoring, "scoring_digest": digest}),
+        ):
+            if not exists(self.path / group):
+                zarr.create_group(zarr_store(self.path / group), attributes=attributes)
         # States first: after a kill in between, scores without a state are merely computed again.
         for shard in self.shards:
             state = self._state[shard]
-            again = TileState.PENDING if dropped else TileState.STORED
-            self._commit(shard, np.where(state == TileState.SCORED, again, state))
+            if (state == TileState.SCORED).any():
+                self._commit(shard, np.where(state == TileState.SCORED, TileState.STORED, state))
         for name in _SCORES:
-            source, target = self.path / name, self.path / "previous" / digest[:12] / name
-            if _exists(source):
-                _remove(target)
-                _move(source, target)
-        self._group.update_attributes(
-            {"scoring": None, "scoring_digest": None, "pixels_dropped": False}
-        )
+            self._arrays.pop(name, None)
+            source, target = self.path / name, aside / name
+            if exists(source):
+                remove(target)
+                move(source, target)
+        self._unregister(_SCORES, scoring=None, scoring_digest=None)
 
-    def _rgb_path(self, shard: slice) -> StorePath:
-        number = shard.start // self._array("state").chunks[0]
-        return self.path / "rgb" / "c" / str(number) / "0" / "0" / "0"
+    def _write_measures(self, shard: slice, measures: Measures) -> None:
+        self._write("blur", shard, measures.blur)
+        self._write("pen", shard, measures.pen)
 
-    def _write_rgb(self, shard: slice, rgb: NDArray[np.uint8]) -> None:
-        """Write a shard of tiles as zarr would, byte by byte, in a third of its time.
-
-        Nearly all bytes of a store pass here; zarr copies them several times on their way through
-        its event loop.
-        """
-        with _answering(self.path):
-            pieces = shard_bytes(rgb, self._array("rgb"))
-            path = self._rgb_path(shard)
-            if isinstance(path, Path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                # As zarr's own writes and not by `atomic_path`: no two workers that were given one
-                # shard share a name, what a kill leaves is swept away with zarr's, and waiting for
-                # the disk would take longer than writing. A shard that a power cut spoils fails its
-                # checksums, and is read from the slide again.
-                partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
-                try:
-                    with partial.open("wb") as file:
-                        file.writelines(pieces)
-                    partial.replace(path)
-                finally:
-                    partial.unlink(missing_ok=True)
-            else:
-                path.write_bytes(b"".join(pieces))
-
-    def _write_measures(self, shard: slice, pixels: ShardPixels) -> None:
-        self._write("blur", shard, pixels.blur)
-        self._write("pen", shard, pixels.pen)
-
-    def _write_scores(self, shard: slice, scored: NDArray[np.bool_], scores: Scores) -> None:
+    def _write_scores(self, shard: slice, scored: NDArray[np.bool_], scores: Scores | None) -> None:
         for name in _SCORES:
-            values = getattr(scores, name)
-            whole = np.full((len(scored), *values.shape[1:]), np.nan, np.float32)
-            whole[scored] = values
+            whole = np.full((len(scored), *self._array(name).shape[1:]), np.nan, np.float32)
+            if scores is not None:
+                whole[scored] = getattr(scores, name)
             self._write(name, shard, whole)
 
-    def _commit(self, shard: slice, state: NDArray[Any]) -> None:
+    def _commit(self, shard: slice, state: NDArray[Any], *, lasting: bool = True) -> None:
         self._write("state", shard, state.astype(np.uint8))
+        if lasting:
+            flush(self.path, self._chunks("state", shard))
         # A worker of many commits shards without ever asking for the states of all.
         if self._known_state is not None:
             self._known_state[shard] = state
 
     def _write(self, name: str, shard: slice, values: NDArray[Any]) -> None:
-        with _answering(self.path):
+        with answering(self.path):
             self._array(name)[shard] = values
+
+    def _read(self, name: str, shard: slice | None = None) -> Any:  # noqa: ANN401 - zarr's
+        """Read an array, or a shard of it, that has been committed.
+
+        Raises:
+            DamagedStoreError: if a part is missing or fails its checksum.
+
+        """
+        array = self._array(name)
+        with self._reading(name, shard):
+            if shard is None:
+                there = array.nchunks_initialized == array.nchunks
+            else:
+                there = all((self.path / chunk).is_file() for chunk in self._chunks(name, shard))
+            if not there:
+                # To zarr a missing chunk is one of fill values: black tiles, and scores for them.
+                raise self._broken(f"of {_of(name, shard)} something is gone")
+            return array[:] if shard is None else array[shard]
+
+    @contextmanager
+    def _reading(self, name: str, shard: slice | None = None) -> Iterator[None]:
+        """Say what is damaged if reading it fails."""
+        try:
+            with answering(self.path):
+                try:
+                    yield
+                # Checksums fail as ValueError and codecs as RuntimeError; a disk may fail too.
+                except (ValueError, RuntimeError) as error:
+                    raise self._broken(f"{_of(name, shard)} cannot be read: {error}") from error
+        except OSError as error:
+            raise self._broken(f"{_of(name, shard)} cannot be read: {error}") from error
+
+    def _present(self, name: str) -> NDArray[np.bool_]:
+        """Return for which shards an array has all of its chunks, bool [shards]."""
+        with answering(self.path):
+            there = {f"{name}/{file}" for file in files(self.path / name)}
+        return np.array([there.issuperset(self._chunks(name, shard)) for shard in self.shards])
+
+    def _chunks(self, name: str, shard: slice) -> list[str]:
+        """Name the files that hold a shard of an array, relative to the store."""
+        array = self._array(name)
+        rows = array.chunks[0]
+        return [
+            f"{name}/{array.metadata.encode_chunk_key((row, *(0 for _ in array.shape[1:])))}"
+            for row in range(shard.start // rows, -(-shard.stop // rows))
+        ]
+
+    def _all_chunks(self, names: tuple[str, ...], shard: slice) -> list[str]:
+        return [chunk for name in names for chunk in self._chunks(name, shard)]
+
+    @property
+    def _per_shard(self) -> int:
+        return int(self._array("state").chunks[0])
 
     @property
     def _state(self) -> NDArray[np.uint8]:
         if self._known_state is None:
-            self._known_state = np.asarray(self._array("state")[:], np.uint8)
+            self._known_state = self.committed_state(slice(None))
         return self._known_state
 
     def _array(self, name: str) -> Any:  # noqa: ANN401 - zarr types items as array or group
         # Opening an array parses its metadata: as long as writing several tiles.
         if name not in self._arrays:
-            try:
-                self._arrays[name] = self._group[name]
-            except (KeyError, ValueError) as error:
-                raise self._broken(f"its array {name} cannot be read: {error}") from error
+            with answering(self.path):
+                metadata = self.path / name / ROOT_METADATA
+                try:
+                    digest = hashlib.sha256(metadata.read_bytes()).hexdigest()
+                except OSError as error:
+                    raise self._broken(f"the array {name} cannot be opened: {error}") from error
+                if self._attribute("arrays").get(name) != digest:
+                    raise self._broken(f"the metadata of the array {name} were changed")
+                # What was created with this option forgets it: fill values would be no files.
+                array: Any = self._group[name]
+                self._arrays[name] = array.with_config({"write_empty_chunks": True})
         return self._arrays[name]
 
-    def _whole(self, name: str) -> Any:  # noqa: ANN401 - zarr's
-        """Read all of an array; to zarr, a file that is missing is one of zeros."""
-        array = self._array(name)
-        if array.nchunks_initialized < array.nchunks:
-            raise self._broken(f"its array {name} is not all there")
-        return array[:]
+    def _register(self, names: tuple[str, ...], **changes: object) -> None:
+        """Take arrays that were just made for good, and change attributes with that."""
+        digests = self._attribute("arrays") | _metadata_digests(self.path, names)
+        for name in names:
+            self._arrays.pop(name, None)
+        flush(self.path, (f"{name}/{file}" for name in names for file in files(self.path / name)))
+        self._change(arrays=digests, **changes)
 
-    def _broken(self, how: str) -> StoreError:
-        return StoreError(
+    def _unregister(self, names: tuple[str, ...], **changes: object) -> None:
+        """Take arrays for none, and change attributes with that."""
+        for name in names:
+            self._arrays.pop(name, None)
+        digests = self._attribute("arrays")
+        self._change(arrays={key: digests[key] for key in digests if key not in names}, **changes)
+
+    def _change(self, **changes: object) -> None:
+        with answering(self.path):
+            self._group.update_attributes(_sealed(self._group.attrs.asdict() | changes))
+        flush(self.path, [ROOT_METADATA])
+
+    def _broken(self, how: str) -> DamagedStoreError:
+        return DamagedStoreError(
             f"{self.path}: the store is damaged ({how}). Move it away and score the slide again."
         )
 
@@ -686,76 +781,87 @@ class TileStore:
         return self._group.attrs[name]
 
 
+def _healed(state: NDArray[np.uint8], *, measured: np.bool_, scored: np.bool_) -> NDArray[np.uint8]:
+    """Return what is true of a shard, given whether what was measured and scored is sound."""
+    none = (state == TileState.PENDING).all()
+    if none or (measured and (scored or not (state >= TileState.SCORED).all())):
+        return state
+    if measured and (state == TileState.SCORED).any():
+        return np.where(state == TileState.SCORED, TileState.STORED, state).astype(np.uint8)
+    return np.full_like(state, TileState.PENDING)
+
+
+def _of(name: str, shard: slice | None) -> str:
+    return name if shard is None else f"{name} of tiles {shard.start} to {shard.stop - 1}"
+
+
+def _set_aside_unusable(path: StorePath, why: str) -> None:
+    aside = unused(path.with_name(f"{path.stem}-unusable.zarr"))
+    move(path, aside)
+    log.warning("%s It is set aside as %s, and the slide is scored anew.", why, aside.name)
+
+
+def _make(group: zarr.Group, name: str, **layout: Any) -> Any:  # noqa: ANN401 - zarr's
+    layout = {"compressors": (Crc32cCodec(),)} | layout
+    return group.create_array(name, overwrite=True, config={"write_empty_chunks": True}, **layout)
+
+
 def _per_tile(group: zarr.Group, name: str, shape: tuple[int, ...], per_shard: int) -> None:
-    group.create_array(
-        name,
-        shape=shape,
-        chunks=(per_shard, *shape[1:]),
-        dtype="float32",
-        fill_value=float("nan"),
-        overwrite=True,
-        config={"write_empty_chunks": True},
-    )
+    chunks = (per_shard, *shape[1:])
+    _make(group, name, shape=shape, chunks=chunks, dtype="float32", fill_value=float("nan"))
 
 
-def _zarr_store(path: StorePath) -> Path | FsspecStore:
-    if isinstance(path, Path):
-        return path
-    return FsspecStore.from_url(str(path), dict(path.storage_options))
+def _write_grid(group: zarr.Group, grid: TileGrid) -> None:
+    for name in _GRID:
+        values = getattr(grid, name)
+        array = _make(group, name, shape=values.shape, chunks=values.shape, dtype=values.dtype)
+        array[:] = values
 
 
-@contextmanager
-def _answering(path: StorePath) -> Iterator[None]:
-    """Turn whatever an object store fails with into a StoreError; leave folders alone."""
-    try:
-        yield
-    except StoreError:
-        raise
-    # Each file system has errors of its own, and some are of the library below it.
-    except Exception as error:
-        if isinstance(path, Path):
-            raise
-        raise StoreError(
-            f"{path}: the object store does not answer as it should ({error}). Check the URL, the "
-            f"network and the credentials in the environment; what is stored so far is kept."
-        ) from error
+def _frame_of(grid: TileGrid) -> dict[str, Any]:
+    return {
+        "m_size": [grid.m_size.width, grid.m_size.height],
+        "l0_origin": list(grid.l0_origin),
+        "l0_tile": grid.l0_tile,
+        "l0_stride": grid.l0_stride,
+        "n_candidates": grid.n_candidates,
+    }
 
 
-def _exists(path: StorePath) -> bool:
-    """Whether a store or an array is there, and complete."""
-    return (path / _ROOT_METADATA).exists()
+def _digest_of_grid(grid: TileGrid) -> str:
+    digest = hashlib.sha256(digest_of(_frame_of(grid)).encode())
+    for name in _GRID:
+        digest.update(np.ascontiguousarray(getattr(grid, name)).tobytes())
+    return digest.hexdigest()
 
 
-def _unused(path: StorePath) -> StorePath:
-    """Return a path at which there is nothing yet, numbered if need be."""
-    unused, number = path, 1
-    # Objects without root metadata are the copy of a store that was killed: it is made again.
-    while unused.exists() if isinstance(unused, Path) else _exists(unused):
-        number += 1
-        unused = path.with_name(f"{path.stem}-{number}.zarr")
-    return unused
+def _metadata_digests(path: StorePath, names: tuple[str, ...]) -> dict[str, str]:
+    return {
+        name: hashlib.sha256((path / name / ROOT_METADATA).read_bytes()).hexdigest()
+        for name in names
+    }
 
 
-def _remove(path: StorePath) -> None:
-    """Remove all below a path; a store in an object store is none from the first step on."""
-    if isinstance(path, Path):
-        if path.exists():
-            shutil.rmtree(path)
-        return
-    root = (path / _ROOT_METADATA).path
-    # One by one: a deletion of many takes names for patterns.
-    for file in sorted(path.fs.find(path.path), key=lambda file: file != root):
-        path.fs.rm_file(file)
+def _sealed(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a digest of attributes to them, in an order that their history does not change."""
+    arrays = dict(sorted(attributes["arrays"].items()))
+    return {**attributes, "arrays": arrays, "digest": _digest_without_itself(attributes)}
 
 
-def _move(source: StorePath, target: StorePath) -> None:
-    """Rename a store or an array, which appears under its new name only when it is complete."""
-    if not (isinstance(source, UPath) and isinstance(target, UPath)):
-        Path(str(source)).rename(str(target))
-        return
-    _remove(target)  # what is left of a copy that was killed
-    files = source.fs.find(source.path)
-    root = (source / _ROOT_METADATA).path
-    for part in ([file for file in files if file != root], [root]):
-        source.fs.copy(part, [file.replace(source.path, target.path, 1) for file in part])
-    _remove(source)
+def _digest_without_itself(attributes: Mapping[str, Any]) -> str:
+    return digest_of({key: value for key, value in attributes.items() if key != "digest"})
+
+
+def _require_sound_root(metadata: bytes) -> None:
+    """Raise ValueError unless the metadata of a store's root are as they were written."""
+    root = json.loads(metadata)
+    if not isinstance(root, dict) or not isinstance(root.get("attributes"), dict):
+        raise ValueError("its metadata are of something else")  # noqa: TRY004 - bad data
+    attributes = root.pop("attributes")
+    root.pop("consolidated_metadata", None)
+    version = attributes.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"it has layout version {version}, and {SCHEMA_VERSION} is read here")
+    sealed = attributes.get("digest") == _digest_without_itself(attributes)
+    if not sealed or root != {"zarr_format": 3, "node_type": "group"}:
+        raise ValueError("its metadata were changed")

@@ -32,7 +32,7 @@ from wsi_pipeline.pipeline import (
 )
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.store import TileStore
-from wsi_pipeline.tiling import tile_slide
+from wsi_pipeline.tiling import fill
 
 REPEATS = (1, 2, 4)
 """Of the slide, in each direction."""
@@ -58,9 +58,7 @@ def alone(path: Path, folder: Path, config: ScoreConfig, engine: Engine) -> dict
         grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
         store = open_store(folder, grid, tiling, config)
         lap("digest and tissue")
-        with tile_slide(
-            slide, store, tile_px=config.grid.tile_px, workers=config.workers
-        ) as shards:
+        with fill(slide, store, workers=config.workers, pixels="until scored") as shards:
             deque(shards, maxlen=0)
         lap("reading and storing")
     for shard in store.shards:

@@ -5,6 +5,8 @@ python -m tests.benchmarks.scaling_model
 
 from dataclasses import dataclass, replace
 
+from wsi_pipeline.store import CHUNK_TILES
+
 
 @dataclass(frozen=True)
 class Slides:
@@ -56,7 +58,7 @@ class Layout:
 
     @property
     def puts_per_shard(self) -> int:
-        return 7 if self.keep_pixels else 6
+        return 6 + self.keep_pixels * -(-self.shard_tiles // CHUNK_TILES)
 
     @property
     def gets_per_shard(self) -> int:

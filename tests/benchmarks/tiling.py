@@ -37,7 +37,7 @@ from wsi_pipeline.grid import GridConfig, TileGrid, tile_grid
 from wsi_pipeline.jpeg import ShrinkingDecoder
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.store import TileStore
-from wsi_pipeline.tiling import read_tile, tile_slide
+from wsi_pipeline.tiling import Pixels, fill, read_tile
 
 TILE = 512
 ROUNDS = 3
@@ -104,12 +104,12 @@ def ours_alone(case: Case, _folder: Path) -> None:
             read_tile(slide, case.grid, index, TILE)
 
 
-def ours(case: Case, folder: Path) -> None:
-    """Fill a store, quality measures and checksums included, with one reading thread."""
+def ours(pixels: Pixels, case: Case, folder: Path) -> None:
+    """Read tiles with one thread, quality measures included, and store them or not."""
     store = TileStore.create(folder / "tiles.zarr", case.grid, tile_px=TILE, tiling={})
     with (
         Slide.open(case.path, mpp=case.mpp) as slide,
-        tile_slide(slide, store, tile_px=TILE, workers=1) as shards,
+        fill(slide, store, workers=1, pixels=pixels) as shards,
     ):
         deque(shards, maxlen=0)
 
@@ -131,7 +131,8 @@ def runs() -> Iterator[tuple[str, Callable[[Case, Path], None]]]:
         if importlib.util.find_spec(library):
             yield f"{library} alone, from level 0", run
     yield "ours alone, resampled", ours_alone
-    yield "ours: read, resample, measure, store", ours
+    yield "ours: read, resample, measure", partial(ours, "in memory")
+    yield "ours: read, resample, measure, store", partial(ours, "until scored")
     yield "libjpeg-turbo alone, at full size", partial(decoder_alone, 1)
     yield HALF, partial(decoder_alone, 2)
 

@@ -250,7 +250,7 @@ def test_what_is_written_to_goes_away(what, at, disk, score, whole):
     assert {
         name: content
         for name, content in contents(folder).items()
-        if not name.startswith("tiles-incomplete.zarr/")
+        if not name.startswith("tiles-unusable.zarr/")
     } == contents(whole)
 
 

@@ -8,7 +8,7 @@ import pytest
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.grid import TileGrid
 from wsi_pipeline.inference import score_shards
-from wsi_pipeline.store import Scores, ShardPixels, TileStore
+from wsi_pipeline.store import Measures, Scores, ShardPixels, TileStore
 
 TILE, COUNT = 8, 40
 
@@ -37,20 +37,20 @@ class SlowToCommit(TileStore):
 
     meanwhile: threading.Event
 
-    def commit_scores(self, shard, scored, scores):
+    def commit_scores(self, shard, measures, scores):
         assert self.meanwhile.wait(30), "the model waits for the disk"
-        super().commit_scores(shard, scored, scores)
+        return super().commit_scores(shard, measures, scores)
 
 
 class DiskFull(TileStore):
     """Cannot commit scores."""
 
-    def commit_scores(self, shard, scored, scores):
+    def commit_scores(self, shard, measures, scores):
         raise OSError(28, "No space left on device")
 
 
 def filled(kind, path):
-    """A store whose tiles wait for their scores."""
+    """A store, and its shards as they come from the slide."""
     rgb = np.random.default_rng(0).integers(0, 256, (COUNT, TILE, TILE, 3), np.uint8)
     one = np.ones(COUNT, np.float32)
     corner = np.arange(COUNT)
@@ -66,30 +66,31 @@ def filled(kind, path):
         n_candidates=COUNT,
     )
     store = kind.create(path, grid, tile_px=TILE, tiling={})
-    for shard in store.shards:
-        size = shard.stop - shard.start
-        store.commit_pixels(
-            shard, ShardPixels(rgb[shard], one[shard], one[shard], np.ones(size, np.bool_))
-        )
     store.begin_scoring({}, 4)
-    return store, rgb
+    shards = [
+        (shard, ShardPixels(rgb[shard], Measures(one[shard], one[shard], one[shard] > 0)))
+        for shard in store.shards
+    ]
+    return store, shards, rgb
 
 
 def test_the_model_does_not_wait_for_the_disk(tmp_path):
-    store, rgb = filled(SlowToCommit, tmp_path / "tiles.zarr")
+    store, shards, rgb = filled(SlowToCommit, tmp_path / "tiles.zarr")
     model = Means()
     store.meanwhile = model.called_again
     done = []
-    score_shards(store, model, iter(store.shards), done.append)
-    assert len(store.shards) == model.calls > 2
+    score_shards(store, model, iter(shards), done.append)
+    assert len(shards) == model.calls > 2
     assert sum(done) == COUNT
     assert store.is_scored
     np.testing.assert_allclose(store.table().cellularity, rgb.mean((1, 2, 3)) / 255, rtol=1e-6)
+    score_shards(store, model, iter(shards), done.append)  # what is scored is passed over
+    assert model.calls == len(shards)
 
 
 def test_a_disk_that_is_full_ends_the_scoring(tmp_path):
-    store, _ = filled(DiskFull, tmp_path / "tiles.zarr")
+    store, shards, _ = filled(DiskFull, tmp_path / "tiles.zarr")
     before = threading.active_count()
     with pytest.raises(OSError, match="No space left"):
-        score_shards(store, Means(), iter(store.shards))
+        score_shards(store, Means(), iter(shards))
     assert threading.active_count() == before

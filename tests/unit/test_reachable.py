@@ -69,7 +69,7 @@ def test_a_drive_that_goes_away_costs_no_tile_and_no_thumbnail(path, monkeypatch
     with Slide.open(path) as slide:
         config = GridConfig(tile_px=128, stride_px=128)
         grid = tile_grid(slide.l0_bounds, slide.mpp, np.ones((8, 8), bool), config, slide.name)
-        assert read_shard(slide, grid, slice(0, 4), 128).readable.all()
+        assert read_shard(slide, grid, slice(0, 4), 128).measures.readable.all()
         monkeypatch.setattr(
             tiff_tiles.SharedFile, "read_at", _raise(OSError(errno.EIO, "Input/output error"))
         )
@@ -81,7 +81,7 @@ def test_a_drive_that_goes_away_costs_no_tile_and_no_thumbnail(path, monkeypatch
         with pytest.raises(SlideUnavailableError):
             slide.thumbnail(Mpp(4.0))
         monkeypatch.undo()
-        assert read_shard(slide, grid, slice(4, 8), 128).readable.all()
+        assert read_shard(slide, grid, slice(4, 8), 128).measures.readable.all()
         assert not slide.unreadable
 
 

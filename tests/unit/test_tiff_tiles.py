@@ -22,7 +22,7 @@ from wsi_pipeline.jpeg import ShrinkingDecoder, area_mean
 from wsi_pipeline.slide import Slide, View
 from wsi_pipeline.store import TileStore
 from wsi_pipeline.tiff_tiles import SharedFile, TiledLevels
-from wsi_pipeline.tiling import tile_slide
+from wsi_pipeline.tiling import fill
 
 TILE, WIDTH, HEIGHT = 64, 301, 203
 
@@ -131,7 +131,7 @@ def test_each_compressed_tile_is_decoded_once_by_all_threads(
         config = GridConfig(tile_px=66, stride_px=66, min_tissue=0)
         grid = tile_grid(slide.l0_bounds, slide.mpp, np.ones((8, 8), bool), config, slide.name)
         store = TileStore.create(tmp_path / "tiles.zarr", grid, tile_px=66, tiling={})
-        with tile_slide(slide, store, tile_px=66, workers=workers) as shards:
+        with fill(slide, store, workers=workers, pixels="kept") as shards:
             assert len(list(shards)) == len(store.shards)
     assert len(read) == -(-1100 // 32) * -(-1300 // 32)
     assert set(read.values()) == {1}

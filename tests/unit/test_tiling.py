@@ -8,7 +8,7 @@ from wsi_pipeline.geometry import Mpp, Size
 from wsi_pipeline.grid import GridConfig, tile_grid
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.store import TileState, TileStore
-from wsi_pipeline.tiling import tile_slide
+from wsi_pipeline.tiling import fill
 
 TILE = 64
 
@@ -20,9 +20,9 @@ def open_pair(path, tmp_path):
     return slide, TileStore.create(tmp_path / "tiles.zarr", grid, tile_px=TILE, tiling={})
 
 
-def fill(slide, store, workers=1):
-    with tile_slide(slide, store, tile_px=TILE, workers=workers) as shards:
-        return list(shards)
+def filled(slide, store, workers=1):
+    with fill(slide, store, workers=workers, pixels="kept") as shards:
+        return [shard for shard, _ in shards]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -31,7 +31,7 @@ def test_the_store_holds_the_slides_pixels_padded_with_white(
 ):
     rgb = tissue_like(450, 700)
     slide, store = open_pair(make_slide(rgb), tmp_path)
-    shards = fill(slide, store, workers=workers)
+    shards = filled(slide, store, workers=workers)
     assert sorted(shard.start for shard in shards) == [shard.start for shard in store.shards]
     padded = np.full((512, 704, 3), 255, np.uint8)
     padded[:450, :700] = rgb
@@ -48,7 +48,7 @@ def test_the_store_holds_the_slides_pixels_padded_with_white(
 def test_a_slide_smaller_than_a_tile_is_one_padded_tile(make_slide, tissue_like, tmp_path):
     rgb = tissue_like(20, 33)
     slide, store = open_pair(make_slide(rgb, tile=16), tmp_path)
-    assert len(fill(slide, store)) == 1
+    assert len(filled(slide, store)) == 1
     (tile,) = store.read_pixels(store.shards[0])
     np.testing.assert_array_equal(tile[:20, :33], rgb)
     assert (tile[20:] == 255).all()
@@ -57,8 +57,8 @@ def test_a_slide_smaller_than_a_tile_is_one_padded_tile(make_slide, tissue_like,
 
 def test_only_what_is_missing_is_read(make_slide, tissue_like, tmp_path, monkeypatch):
     slide, store = open_pair(make_slide(tissue_like(512, 640)), tmp_path)
-    with tile_slide(slide, store, tile_px=TILE, workers=1) as first:
-        done = [next(first), next(first)]
+    with fill(slide, store, workers=1, pixels="kept") as first:
+        done = [next(first)[0], next(first)[0]]
     stored = [shard for shard in store.shards if (store.state(shard) == TileState.STORED).all()]
     assert len(stored) < len(store.shards)
 
@@ -70,7 +70,7 @@ def test_only_what_is_missing_is_read(make_slide, tissue_like, tmp_path, monkeyp
         return original(self, l0_box, size)
 
     monkeypatch.setattr(Slide, "read", counting)
-    again = fill(slide, TileStore(store.path))
+    again = filled(slide, TileStore(store.path))
     # Stored but not scored shards are handed out first, then the missing ones.
     assert again[: len(stored)] == stored
     assert set(map(str, done)) <= set(map(str, stored))
@@ -93,7 +93,7 @@ def test_shards_are_handed_out_while_others_are_being_read(
         return original(self, l0_box, size)
 
     monkeypatch.setattr(Slide, "read", gated)
-    with tile_slide(slide, store, tile_px=TILE, workers=1) as shards:
+    with fill(slide, store, workers=1, pixels="kept") as shards:
         next(shards)
         assert (store.state(store.shards[-1]) == TileState.PENDING).all()
         gate.set()
@@ -102,7 +102,7 @@ def test_shards_are_handed_out_while_others_are_being_read(
 
 def test_leaving_stops_the_reading(make_slide, tissue_like, tmp_path):
     slide, store = open_pair(make_slide(tissue_like(2048, 2048)), tmp_path)
-    with tile_slide(slide, store, tile_px=TILE, workers=1) as shards:
+    with fill(slide, store, workers=1, pixels="kept") as shards:
         next(shards)
     states = np.concatenate([store.state(shard) for shard in store.shards])
     assert (states == TileState.PENDING).any()
@@ -112,19 +112,19 @@ def test_leaving_stops_the_reading(make_slide, tissue_like, tmp_path):
 def test_an_error_of_the_program_reaches_the_caller(make_slide, tissue_like, tmp_path, monkeypatch):
     slide, store = open_pair(make_slide(tissue_like(300, 300)), tmp_path)
 
-    def broken(*_args):
+    def broken(*_args, **_options):
         raise ZeroDivisionError
 
     monkeypatch.setattr(TileStore, "commit_pixels", broken)
     with pytest.raises(ZeroDivisionError):
-        fill(slide, store, workers=2)
+        filled(slide, store, workers=2)
 
 
 def test_damaged_tiles_are_marked_and_the_others_kept(make_slide, tissue_like, tmp_path):
     path = make_slide(tissue_like(512, 512), compression="jpeg")
     damage(path, 3)
     slide, store = open_pair(path, tmp_path)
-    fill(slide, store, workers=2)
+    filled(slide, store, workers=2)
     states = np.concatenate([store.state(shard) for shard in store.shards])
     in_damage = (store.grid.l0_xy >= 256).all(axis=1)
     np.testing.assert_array_equal(states == TileState.UNREADABLE, in_damage)
