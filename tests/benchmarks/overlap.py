@@ -31,7 +31,7 @@ from wsi_pipeline.pipeline import (
     write_outputs,
 )
 from wsi_pipeline.slide import Slide
-from wsi_pipeline.store import TileStore
+from wsi_pipeline.store import NAME, TileStore
 from wsi_pipeline.tiling import fill
 
 REPEATS = (1, 2, 4)
@@ -56,7 +56,7 @@ def alone(path: Path, folder: Path, config: ScoreConfig, engine: Engine) -> dict
         tiling = tiling_facts(slide, slide.digest(), config)
         mask = find_tissue(slide, folder, config)
         grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
-        store = open_store(folder, grid, tiling, config)
+        store = open_store(folder / NAME, grid, tiling)
         lap("digest and tissue")
         with fill(slide, store, workers=config.workers, pixels="until scored") as shards:
             deque(shards, maxlen=0)
@@ -71,7 +71,7 @@ def outputs(path: Path, folder: Path, config: ScoreConfig) -> float:
     """Return the seconds that writing the outputs of a scored slide takes."""
     start = time.perf_counter()
     with Slide.open(path) as slide:
-        write_outputs(folder, TileStore(folder / "tiles.zarr"), config, slide)
+        write_outputs(folder, TileStore(folder / NAME), config, slide)
     return time.perf_counter() - start
 
 
