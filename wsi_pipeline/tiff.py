@@ -240,6 +240,8 @@ def _directories(source: _Source, layout: _Layout) -> Iterator[tuple[Mapping[int
         offset, is_below = waiting.pop(0)
         if not offset:
             continue
+        if offset in seen and is_below:
+            continue  # some writers both list the directories below and chain them
         if offset in seen:
             raise source.damaged("its directories lead in a circle")
         if len(seen) == MAX_DIRECTORIES:

@@ -60,11 +60,16 @@ def test_levels_below_a_directory_are_checked_too():
     """OME-TIFF keeps its pyramid in them."""
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as tiff:
-        tiff.write(RGB, photometric="rgb", subifds=1, tile=(128, 128), metadata=None)
-        tiff.write(RGB[::2, ::2], photometric="rgb", subfiletype=1, tile=(128, 128), metadata=None)
+        options = {"photometric": "rgb", "tile": (128, 128), "metadata": None}
+        tiff.write(RGB, subifds=2, **options)  # tifffile chains them, too
+        tiff.write(RGB[::2, ::2], subfiletype=1, **options)
+        tiff.write(RGB[::4, ::4], subfiletype=1, **options)
+        tiff.write(RGB[:100, :50], **options)
     content = file.getvalue()
-    level_0, level_1 = check(content)
-    assert (level_0.below, level_1.below, level_1.reduced) == (False, True, True)
+    pictures = check(content)
+    assert [picture.size.width for picture in pictures] == [400, 200, 100, 50]
+    assert [picture.below for picture in pictures] == [False, True, True, False]
+    assert [picture.reduced for picture in pictures] == [False, True, True, False]
     with tifffile.TiffFile(io.BytesIO(content)) as tiff:
         below = tiff.series[0].levels[1].pages[0]
         ends = [a + b for a, b in zip(below.dataoffsets, below.databytecounts, strict=True)]
