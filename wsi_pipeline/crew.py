@@ -31,6 +31,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.errors import ModelUnavailableError
+from wsi_pipeline.memory import total_bytes
 from wsi_pipeline.naming import Filing, without_name
 from wsi_pipeline.outcome import Outcome, Retry
 from wsi_pipeline.slide_table import SlideRow
@@ -61,7 +62,8 @@ class CrewConfig(BaseModel):
     stall_s: float = Field(default=1800.0, gt=0, le=1e6)
     """A slide on which nothing moves for so long is given up."""
     memory_gib: float | None = Field(default=None, gt=0, le=1e6)
-    """A slide that takes more is given up; None is an equal share of 90 % of the machine's."""
+    """A slide that takes more is given up; None is an equal share of 90 % of what there is: of
+    the machine's, or the container's."""
     retries: int = Field(default=2, ge=0, le=100)
     """Times that a slide is tried again in a night if its file was away or its worker died."""
     retry_after_s: float = Field(default=60.0, ge=0, le=1e6)
@@ -72,7 +74,7 @@ class CrewConfig(BaseModel):
         """What one worker may take."""
         if self.memory_gib is not None:
             return self.memory_gib * (1 << 30)
-        return 0.9 * float(psutil.virtual_memory().total) / self.slides_at_once
+        return 0.9 * total_bytes() / self.slides_at_once
 
 
 @dataclass(frozen=True, slots=True)

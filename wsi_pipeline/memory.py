@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 
@@ -48,8 +49,37 @@ def is_about_memory(error: RuntimeError) -> bool:
     return _SIGNS.search(str(error)) is not None
 
 
+def total_bytes(
+    cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int:
+    """Return the memory there is for this process: the machine's, or its container's or unit's.
+
+    Args:
+        cgroups: where Linux shows control groups, of either version.
+        own: what says which of them this process is in.
+
+    """
+    limits = [int(psutil.virtual_memory().total)]
+    for line in own.read_text("utf-8").splitlines() if own.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, name = cgroups, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = cgroups / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # Each level above limits it too. Within a container, only its own may be shown.
+        group = root / path.strip("/")
+        for level in (group, *group.parents):
+            with suppress(OSError, ValueError):  # "max" is none
+                limits.append(int((level / name).read_text("ascii")))
+            if level == root:
+                break
+    return min(limits)
+
+
 def require_memory(what: str, least_bytes: float) -> None:
-    """Raise if something takes more memory than the whole machine has.
+    """Raise if something takes more memory than there is in all.
 
     Where memory is promised before it is there, the process would be killed without a word.
 
@@ -57,7 +87,7 @@ def require_memory(what: str, least_bytes: float) -> None:
         ShortOfMemoryError: if it does.
 
     """
-    has = psutil.virtual_memory().total
+    has = total_bytes()
     if least_bytes > has:
         raise ShortOfMemoryError(
             f"{what} takes {least_bytes / (1 << 30):,.0f} GiB of memory at least, and this machine "
