@@ -84,7 +84,7 @@ def save_tiny_bundle(folder: Path, *, tile_px: int = 64, mpp: float = 0.5, seed:
 
 def settings_of(bundle: str = "d1", config: ScoreConfig | None = None) -> Settings:
     """What is asked of a slide that is scored with a bundle of this digest."""
-    return (config or ScoreConfig()).settings(SimpleNamespace(digest=bundle))
+    return (config or ScoreConfig()).settings(SimpleNamespace(digest=bundle * 32))
 
 
 def settle(network: torch.nn.Module, rgb: NDArray[np.uint8]) -> None:

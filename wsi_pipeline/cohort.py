@@ -233,6 +233,9 @@ def remember(cohort: Cohort, outcome: Outcome) -> None:
         if outcome.status == "left":
             return  # an older note stays, and the folder may be another run's now
         path.parent.mkdir(exist_ok=True)
+        if outcome.folder and path.parent.is_symlink():
+            log.warning("%s: not written, since the folder is a link.", path)
+            return
         note = Remembered(tried=tried(cohort), outcome=outcome)
         with atomic_path(path) as partial:
             partial.write_text(note.model_dump_json(indent=1), encoding="utf-8")

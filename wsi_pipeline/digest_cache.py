@@ -18,6 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.digests import is_slide_digest
 from wsi_pipeline.inbox import InboxSlide
 from wsi_pipeline.reachable import fingerprint, of_file
 from wsi_pipeline.slide_files import content_digest, is_url
@@ -135,7 +136,10 @@ def _entry(line: bytes) -> tuple[str, str, str] | None:
         if check != _check(content):
             return None
         location, seen, digest = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
+        return None
+    # It may become part of a path, and whoever can write this file makes the check too.
+    if not isinstance(location, str) or not isinstance(seen, str) or not is_slide_digest(digest):
         return None
     return location, seen, digest
 

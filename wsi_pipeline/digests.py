@@ -15,12 +15,22 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
 """SHA-256 of a bundle, a graph, or a mapping of facts."""
 
 _SLIDE: Final[TypeAdapter[str]] = TypeAdapter(SlideDigest)
+_SHA256: Final[TypeAdapter[str]] = TypeAdapter(Sha256)
 
 
 def is_slide_digest(value: object) -> bool:
     """Tell whether a value can be a slide's digest."""
+    return _fits(_SLIDE, value)
+
+
+def is_sha256(value: object) -> bool:
+    """Tell whether a value can be a SHA-256."""
+    return _fits(_SHA256, value)
+
+
+def _fits(kind: TypeAdapter[str], value: object) -> bool:
     try:
-        _SLIDE.validate_python(value, strict=True)
+        kind.validate_python(value, strict=True)
     except ValidationError:
         return False
     return True

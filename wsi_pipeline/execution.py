@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from wsi_pipeline.digests import Sha256
+
 Runtime = Literal["torch", "openvino"]
 """The library that runs a model."""
 
@@ -19,7 +21,7 @@ class Execution(BaseModel):
     """The kind of device: "cpu", "cuda" or "mps"."""
     runtime: Runtime
     precision: Precision
-    graph: str | None = None
+    graph: Sha256 | None = None
     """Digest of the graph in 8 bits, which weights and calibration make; None in other precisions,
     whose graphs follow from the bundle."""
 

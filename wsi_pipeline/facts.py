@@ -16,6 +16,7 @@ from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from wsi_pipeline.digests import Sha256, SlideDigest
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.execution import Execution, Precision, Runtime
 from wsi_pipeline.geometry import Mpp
@@ -46,7 +47,7 @@ class SlideFacts(Record):
 
     name: str
     size_bytes: int
-    digest: str
+    digest: SlideDigest
     vendor: str
     backend: Backend
     width_px: int
@@ -61,7 +62,7 @@ class BundleFacts(Record):
 
     name: str
     version: str
-    digest: str
+    digest: Sha256
     demonstration: bool
 
 
@@ -82,9 +83,9 @@ class GridFacts(Record):
 class Settings(Facts):
     """What was asked of a slide, as far as it decides the result."""
 
-    bundle: str
+    bundle: Sha256
     """Digest of the model."""
-    calibration: str | None
+    calibration: Sha256 | None
     """Digest of its graph in 8 bits, where that was asked for."""
     precision: Literal["auto"] | Precision
     views: int
@@ -100,7 +101,7 @@ class Settings(Facts):
 class TilingFacts(Facts):
     """All that decides the tiles of a slide: its digest is that of their store."""
 
-    slide_digest: str
+    slide_digest: SlideDigest
     l0_bounds: tuple[int, int, int, int]
     """(x, y, width, height) of the scanned part, in level-0 pixels."""
     mpp: FiniteFloat
@@ -129,7 +130,7 @@ class ScoringFacts(Facts):
     classes: tuple[str, ...]
     runtime: Runtime
     precision: Precision
-    graph: str | None
+    graph: Sha256 | None
     """As `Execution.graph`."""
     views: int
     class_fractions: bool
@@ -151,10 +152,10 @@ class Provenance(Record):
     slide: SlideFacts
     bundle: BundleFacts
     config: Settings
-    config_digest: str
-    tiling_digest: str
+    config_digest: Sha256
+    tiling_digest: Sha256
     """Of the store's `TilingFacts`, and `scoring_digest`, of its `ScoringFacts`."""
-    scoring_digest: str
+    scoring_digest: Sha256
     execution: Execution
     software: dict[str, str]
     """Versions, by package."""

@@ -15,7 +15,6 @@ alone. Once ``.next`` has its own summary it is complete, and whoever comes next
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +22,11 @@ from pathlib import Path
 import filelock
 from pydantic import ValidationError
 
+from wsi_pipeline.atomic import refuse_odd_files
 from wsi_pipeline.errors import InUseError, OutputError, StoreError
 from wsi_pipeline.facts import Provenance, Settings
 from wsi_pipeline.reachable import AWAY
-from wsi_pipeline.regular import kind_of, read_regular
+from wsi_pipeline.regular import read_regular
 from wsi_pipeline.slide_files import content_digest
 from wsi_pipeline.store import NAME, StoreConfig, TileStore
 from wsi_pipeline.store_place import StorePath
@@ -169,7 +169,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_odd_files(folder)
+        refuse_odd_files(folder)
         with filelock.FileLock(folder / LOCK, timeout=ORPHAN_S):
             if (folder / SUMMARY).is_dir():
                 raise IsADirectoryError(
@@ -205,22 +205,6 @@ def require_in_place(folder: Path) -> None:
             f"{folder}: was moved or deleted, or its drive was lost, while the slide was being "
             f"scored. Run the same command again once it can be written."
         )
-
-
-def _refuse_odd_files(folder: Path) -> None:
-    """Raise if results would be written through a link, to wherever it leads, or into a pipe."""
-    for path in (folder, *folder.rglob("*")):
-        mode = path.lstat().st_mode
-        if stat.S_ISLNK(mode):
-            raise OutputError(
-                f"{path}: this is a link, and results are not written through links, which may "
-                f"lead anywhere. Remove it, or choose another --out."
-            )
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise OutputError(
-                f"{path}: this is {kind_of(mode)}, where results belong. Remove it, or choose "
-                f"another --out."
-            )
 
 
 def _set_aside(store: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 from unicodedata import normalize
 
+from wsi_pipeline.digests import is_slide_digest
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.locations import require_no_secret
 from wsi_pipeline.reachable import fingerprint, footprint
@@ -74,6 +75,8 @@ def file_slide(location: str, names: Names, folder: str | None = None) -> Filing
 
 def pseudonym(digest: str) -> str:
     """Return the name that a slide of this digest goes by where its own must not be shown."""
+    if not is_slide_digest(digest):
+        raise SlideError("A slide has no digest of its bytes to go by: it cannot be given a name.")
     return f"slide-{digest[:PSEUDONYM_DIGITS]}"
 
 

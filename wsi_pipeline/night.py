@@ -234,7 +234,9 @@ def _numbered(path: Path) -> Iterator[Path]:
 
 
 def _is_or_becomes_a_folder(path: Path) -> bool:
-    """Tell whether a folder can be had by this name; not where a file has it."""
+    """Tell whether a folder can be had by this name; not where a file has it, or a link."""
+    if path.is_symlink():
+        return False
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:

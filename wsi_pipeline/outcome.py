@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from wsi_pipeline.digests import SlideDigest
 from wsi_pipeline.errors import (
     ClusterError,
     CoverageError,
@@ -67,7 +68,7 @@ class Outcome(BaseModel):
 
     name: str
     folder: str
-    slide_digest: str | None = None
+    slide_digest: SlideDigest | None = None
     status: Status
     kind: str = ""
     reason: str = ""

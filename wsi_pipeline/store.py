@@ -62,6 +62,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, field_validator
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
+from wsi_pipeline.atomic import refuse_odd_files
+from wsi_pipeline.digests import is_sha256
 from wsi_pipeline.errors import ConfigError, DamagedStoreError
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.grid import TileGrid
@@ -293,6 +295,8 @@ class TileStore:
 
         """
         with answering(path):
+            if isinstance(path, Path):
+                refuse_odd_files(path.parent)
             if exists(path):
                 try:
                     store = cls(path)
@@ -321,7 +325,7 @@ class TileStore:
     @property
     def tiling_digest(self) -> str:
         """Digest of `tiling`."""
-        return str(self._attribute("tiling_digest"))
+        return self._digest("tiling_digest")
 
     @property
     def scoring(self) -> dict[str, Any] | None:
@@ -332,8 +336,7 @@ class TileStore:
     @property
     def scoring_digest(self) -> str | None:
         """Digest of `scoring`; None before any."""
-        digest = self._attribute("scoring_digest")
-        return None if digest is None else str(digest)
+        return None if self._attribute("scoring_digest") is None else self._digest("scoring_digest")
 
     @property
     def tile_px(self) -> int:
@@ -633,7 +636,7 @@ class TileStore:
 
     def _set_scores_aside(self) -> None:
         """Move scores to ``previous/`` and mark their tiles as not scored."""
-        digest = str(self._attribute("scoring_digest"))
+        digest = self._digest("scoring_digest")
         aside = self.path / "previous" / digest[:12]
         for group, attributes in (
             ("previous", {}),
@@ -776,6 +779,13 @@ class TileStore:
         return DamagedStoreError(
             f"{self.path}: the store is damaged ({how}). Move it away and score the slide again."
         )
+
+    def _digest(self, name: str) -> str:
+        """Return a digest, parts of which become names of folders."""
+        digest = self._attribute(name)
+        if not is_sha256(digest):
+            raise self._broken(f"{name} is no digest")
+        return str(digest)
 
     def _attribute(self, name: str) -> Any:  # noqa: ANN401 - JSON
         return self._group.attrs[name]

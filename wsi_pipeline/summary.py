@@ -18,6 +18,7 @@ from pydantic import Field, FiniteFloat
 from scipy.special import ndtr, stdtrit
 
 from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.digests import SlideDigest
 from wsi_pipeline.facts import Provenance, Record
 from wsi_pipeline.mpp import POWER
 from wsi_pipeline.scoremap import THRESHOLDS
@@ -97,11 +98,15 @@ class Quality(Record):
     flags: tuple[str, ...]
 
 
+FileName = Annotated[str, Field(pattern=r"\A[a-z][a-z.-]*\z")]
+"""Of a file beside the summary, and so nothing that leads elsewhere."""
+
+
 class OutputFile(Record):
     """A file of the result, as it was written."""
 
     size_bytes: int
-    digest: str
+    digest: SlideDigest
     """BLAKE2b of its bytes, hex, 32 digits."""
 
 
@@ -119,7 +124,7 @@ class SlideSummary(Record):
     cellularity: Cellularity | None
     quality: Quality
     provenance: Provenance
-    outputs: dict[str, OutputFile] = Field(default_factory=dict)
+    outputs: dict[FileName, OutputFile] = Field(default_factory=dict)
     """The files beside the summary, by name."""
 
 

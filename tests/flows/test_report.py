@@ -51,7 +51,7 @@ SUMMARY = SlideSummary(
         slide=SlideFacts(
             name="a|b.svs",
             size_bytes=1,
-            digest="d1",
+            digest="d1" * 16,
             vendor="aperio",
             backend="openslide",
             width_px=10000,
@@ -59,11 +59,11 @@ SUMMARY = SlideSummary(
             mpp=0.2525,
             mpp_source="slide's vendor",
         ),
-        bundle=BundleFacts(name="ours", version="1", digest="d2", demonstration=False),
+        bundle=BundleFacts(name="ours", version="1", digest="d2" * 32, demonstration=False),
         config=settings_of(),
-        config_digest="d3",
-        tiling_digest="t",
-        scoring_digest="s",
+        config_digest="d3" * 32,
+        tiling_digest="ab" * 32,
+        scoring_digest="cd" * 32,
         execution=Execution(device="cpu", runtime="torch", precision="float32"),
         software={"torch": "2.11"},
     ),
@@ -117,7 +117,7 @@ def test_the_page_tells_every_figure_and_where_the_files_are(tmp_path: Path) -> 
     ):
         assert line in page.splitlines()
     assert "not the average over the tumour bed" in page
-    assert all(f"`{digest}`" in page for digest in ("d1", "d2", "d3"))
+    assert all(f"`{digest}`" in page for digest in ("d1" * 16, "d2" * 32, "d3" * 32))
     assert "| overlay.tif | the slide" in page
     assert str(tmp_path) in page.replace("\\", "")
     linked = markdown(SUMMARY, tmp_path, "https://results.example/wsi/")

@@ -70,12 +70,12 @@ def summary(*, mean: float | None = 0.342, demonstration: bool = False, flags=()
                 mpp_source="reader",
             ),
             bundle=BundleFacts(
-                name="model", version="2", digest="cd" * 16, demonstration=demonstration
+                name="model", version="2", digest="cd" * 32, demonstration=demonstration
             ),
             config=settings_of(),
-            config_digest="ef" * 16,
-            tiling_digest="t",
-            scoring_digest="s",
+            config_digest="ef" * 32,
+            tiling_digest="ab" * 32,
+            scoring_digest="cd" * 32,
             execution=Execution(device="cpu", runtime="torch", precision="float32"),
             software={},
         ),
@@ -348,8 +348,8 @@ def test_the_tables_hold_all_figures(mixed):
         "model_s": 0.0,
         "slide_digest": "ab" * 16,
         "bundle": "model 2",
-        "bundle_digest": "cd" * 16,
-        "config_digest": "ef" * 16,
+        "bundle_digest": "cd" * 32,
+        "config_digest": "ef" * 32,
     }
     assert rows[0]["cellularity_mean"] is None
     with (folder / "slides.csv").open(encoding="utf-8-sig", newline="") as file:
