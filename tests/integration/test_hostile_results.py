@@ -17,7 +17,7 @@ from wsi_pipeline.naming import Filing, pseudonym
 from wsi_pipeline.night import Night, write_night
 from wsi_pipeline.outcome import of_error
 from wsi_pipeline.slide_files import content_digest
-from wsi_pipeline.store import StoreConfig, TileStore
+from wsi_pipeline.store import StoreConfig, TileStore, _sealed
 
 WRONG = ("../../../tmp/x", "", "a" * 31, "a" * 33, "A" * 32, "a" * 32 + "\n", 7, None, ["a" * 32])
 
@@ -44,6 +44,7 @@ def test_a_planted_digest_leads_nowhere(tmp_path, digest):
 def test_a_store_whose_digest_is_a_path_is_damaged(store, name):  # noqa: F811
     metadata = json.loads((store.path / "zarr.json").read_text())
     metadata["attributes"][name] = "../../../x"
+    metadata["attributes"] = _sealed(metadata["attributes"])  # whoever writes it can seal it
     (store.path / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(StoreError, match="the store is damaged"):
         getattr(TileStore(store.path), name)
