@@ -9,6 +9,7 @@ import logging
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,7 +27,8 @@ from wsi_pipeline.folder import OUTCOME, read_summary
 from wsi_pipeline.inbox import Inbox, InboxSlide, find_slides
 from wsi_pipeline.naming import Filing, Names, file_name, pseudonym, slide_folder
 from wsi_pipeline.outcome import Outcome, left, of_error
-from wsi_pipeline.reachable import footprint
+from wsi_pipeline.patience import patiently
+from wsi_pipeline.reachable import footprint, unavailable
 from wsi_pipeline.regular import read_regular
 from wsi_pipeline.slide_table import SlideRow, find_table
 from wsi_pipeline.store import TileStore, digest_of
@@ -145,6 +147,7 @@ def plan(cohort: Cohort, inbox: Inbox) -> Iterator[Step]:
     for line in nobodys:
         log.warning("%s, line %d: no slide of this name is in the inbox.", inbox.table.name, line)
     taken: dict[str, str] = {}
+    stall_s = cohort.config.crew.stall_s
     cache = _digests(cohort)
     for slide in inbox.slides:
         its = inbox.table.fault or said.get(slide.name, SlideRow())
@@ -154,7 +157,7 @@ def plan(cohort: Cohort, inbox: Inbox) -> Iterator[Step]:
         if names == "digest":
             its = replace(its, labels={})  # they may be a patient's
         try:
-            step = _step(cohort, slide, its, _digest(cache, slide), taken)
+            step = _step(cohort, slide, its, _digest(cache, slide, stall_s), taken)
         # Names, old results and attributes of stores can be wrong in more ways than one.
         except Exception as error:  # noqa: BLE001
             step = of_error(unread(slide, names), slide.location, error)
@@ -166,9 +169,11 @@ def labelled(outcome: Outcome, said: SlideRow) -> Outcome:
     return outcome.model_copy(update={"labels": dict(said.labels)})
 
 
-def _digest(cache: DigestCache, slide: InboxSlide) -> str:
+def _digest(cache: DigestCache, slide: InboxSlide, stall_s: float) -> str:
     try:
-        return cache.digest(slide)
+        return patiently(partial(cache.digest, slide), stall_s)
+    except TimeoutError as error:
+        raise unavailable(slide.location, error) from error
     except OSError as error:
         for location in slide.files:
             footprint(location)  # says what is wrong with it, and whether it is away

@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -52,8 +53,12 @@ class DigestCache:
             except OSError as error:
                 self._do_without(path, error)
 
-    def digest(self, slide: InboxSlide) -> str:
+    def digest(self, slide: InboxSlide, moved: Callable[[], None] = lambda: None) -> str:
         """Return the digest of a slide's bytes; they are read only if its fingerprint is new.
+
+        Args:
+            slide: the slide.
+            moved: called as its bytes come in.
 
         Raises:
             OSError: if its files must be read and cannot be.
@@ -63,7 +68,7 @@ class DigestCache:
         if known is not None and known[0] == slide.fingerprint:
             return known[1]
         started_s = time.time()
-        digest = content_digest(slide.files)
+        digest = content_digest(slide.files, moved)
         if _is_settled(slide, started_s):
             self._keep(slide.location, slide.fingerprint, digest)
         return digest

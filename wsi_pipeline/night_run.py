@@ -18,12 +18,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from wsi_pipeline.cohort import Cohort, Step, labelled, plan, remember, unread
 from wsi_pipeline.crew import Job, OnEvent
@@ -31,10 +30,9 @@ from wsi_pipeline.errors import ModelUnavailableError, WsiError
 from wsi_pipeline.naming import Filing
 from wsi_pipeline.night import Night, write_night
 from wsi_pipeline.outcome import Outcome, left, of_error
+from wsi_pipeline.patience import elsewhere
 
 log = logging.getLogger(__name__)
-
-_Result = TypeVar("_Result")
 
 THREADS_END_WITHIN_S = 5.0
 
@@ -99,7 +97,7 @@ class NightRun:
 
         """
         # A drive that hangs must not keep the night from being ended.
-        inbox = _elsewhere(self._cohort.look).result()
+        inbox = elsewhere(self._cohort.look).result()
         names = self._cohort.config.names
         for slide in (*inbox.copying, *inbox.slides):
             self._waiting[slide.location] = unread(slide, names)
@@ -139,7 +137,7 @@ class NightRun:
         """
         self._is_over = True
         # A second Ctrl-C, or what a service sends after it, is not to cost the page.
-        page = _elsewhere(partial(self._finish, error), daemon=False).result()
+        page = elsewhere(partial(self._finish, error), daemon=False).result()
         if page is not None:
             self.page = page
 
@@ -228,17 +226,3 @@ class NightRun:
         self._outcomes.append(outcome)
         self._waiting.pop(location)
         return outcome
-
-
-def _elsewhere(call: Callable[[], _Result], *, daemon: bool = True) -> Future[_Result]:
-    """Call in a thread of its own, so that whoever waits for it can be interrupted."""
-    future: Future[_Result] = Future()
-
-    def answer() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            future.set_exception(error)
-
-    threading.Thread(target=answer, name="elsewhere", daemon=daemon).start()
-    return future

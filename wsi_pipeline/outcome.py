@@ -7,8 +7,8 @@ scored    there is a figure and a heatmap
 refused   all worked as meant, and the slide itself gives no figure: no pixel size, no tissue, too
           little of it readable. The reason says what a person can do
 failed    the file is damaged, or something broke; the others were not held up
-left      nothing was to be done: still being copied, done before, the same slide as another, or
-          another run is at work on it
+left      nothing was to be done: still being copied, done before, the same slide as another,
+          another run is at work on it, or the night was ended
 ========= =======================================================================================
 """
 

@@ -9,7 +9,7 @@ import hashlib
 import io
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,11 +99,12 @@ def files_of(location: str) -> list[str]:
     )
 
 
-def content_digest(files: Sequence[str]) -> str:
+def content_digest(files: Sequence[str], moved: Callable[[], None] = lambda: None) -> str:
     """Return the BLAKE2b digest (hex, 32 digits) of all bytes of the files, in their order.
 
     Args:
         files: paths or fsspec URLs; names do not count.
+        moved: called for each block that was read.
 
     Raises:
         OSError: if one of them cannot be read.
@@ -114,6 +115,7 @@ def content_digest(files: Sequence[str]) -> str:
         with open_binary(location) as file:
             while block := file.read(READ_BYTES):
                 digest.update(block)
+                moved()
     return digest.hexdigest()
 
 

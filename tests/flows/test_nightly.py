@@ -46,7 +46,20 @@ def nights(
     return Nights(make_site(), tmp_path, bundle=tiny_bundle, config=file)
 
 
-def test_a_night_goes_on_where_a_killed_one_stopped(nights: Nights, whole: Path) -> None:
+def test_a_night_goes_on_where_others_were_cancelled_and_killed(
+    nights: Nights, whole: Path
+) -> None:
+    cancelled = nights.ask()
+    _work_goes_on(nights, cancelled)
+    nights.cancel(cancelled)
+    assert nights.site.end(cancelled)["name"] == "Cancelled"
+    assert nights.processes(cancelled) == ([], [])
+    ends = {name: row["kind"] for name, row in nights.table().items()}
+    assert set(ends) == set(ENDS)
+    assert "ended" in ends.values()
+    assert not set(ends.values()) & {"WorkerDied", "Stalled", "ModelUnavailableError"}
+    nights.assert_in_order(whole, {})
+
     killed = nights.ask()
     _work_goes_on(nights, killed)
     assert nights.kill_scoring(killed)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +21,9 @@ import yaml
 
 from tests.made import save_tiny_bundle, write_slide
 from wsi_pipeline import crew as crew_module
-from wsi_pipeline.cohort import Cohort
-from wsi_pipeline.crew import CrewConfig, Model
+from wsi_pipeline import digest_cache
+from wsi_pipeline.cohort import Cohort, plan
+from wsi_pipeline.crew import CrewConfig, Job, Model
 from wsi_pipeline.errors import OutputError
 from wsi_pipeline.inbox import InboxConfig
 from wsi_pipeline.night_run import NightRun
@@ -193,6 +195,29 @@ def test_a_model_that_does_not_load_is_given_up(
         assert "not loaded within" in outcome.reason
     assert set(rows(night.page)) == {"a.tif", "b.tif"}
     assert not workers()
+
+
+def test_a_slide_that_cannot_be_read_to_its_end_holds_nothing_up(
+    inbox, tmp_path, tiny_bundle, config, monkeypatch
+):
+    """As where a network drive hangs: the night is told, and goes on to the next slide."""
+    (inbox / "stuck.svs").write_text("a drive hangs in the middle of it")
+    (inbox / "text.svs").write_text("no slide")
+    digest_of = digest_cache.content_digest
+
+    def hang(files, moved):
+        if "stuck" in files[0]:
+            threading.Event().wait()
+        return digest_of(files, moved)
+
+    monkeypatch.setattr(digest_cache, "content_digest", hang)
+    soon = config.model_copy(update={"crew": CrewConfig(stall_s=0.2)})
+    cohort = Cohort.prepare(str(inbox), tmp_path / "out", str(tiny_bundle), soon)
+    steps = {Path(location).name: step for location, step in plan(cohort, cohort.look())}
+    stuck = steps["stuck.svs"]
+    assert (stuck.status, stuck.kind) == ("failed", "SlideUnavailableError")
+    assert "nothing moved for 0.2 s" in stuck.reason
+    assert isinstance(steps["text.svs"], Job)
 
 
 def test_a_slide_that_kills_its_reader_is_left_alone_afterwards(

@@ -22,9 +22,9 @@ def reads(monkeypatch):
     read = []
     digest_of = digest_cache.content_digest
 
-    def digest(files):
+    def digest(files, moved):
         read.append(list(files))
-        return digest_of(files)
+        return digest_of(files, moved)
 
     monkeypatch.setattr(digest_cache, "content_digest", digest)
     return read

@@ -1,14 +1,17 @@
 """Which files a slide is made of, on real files."""
 
 import hashlib
+import os
 
 import fsspec
 import pytest
 from pydicom.uid import generate_uid
 
 from tests.unit.multi_file import VMS, write, write_dicom
+from wsi_pipeline.errors import SlideError
+from wsi_pipeline.naming import file_slide
 from wsi_pipeline.slide import Slide
-from wsi_pipeline.slide_files import content_digest, dicom_header, files_of
+from wsi_pipeline.slide_files import content_digest, dicom_header, files_of, names_in_index
 
 
 def test_most_slides_are_one_file(tmp_path):
@@ -94,3 +97,16 @@ def test_a_slide_digests_its_own_files(make_slide, tissue_like):
     with Slide.open(path) as slide:
         assert slide.digest() == hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         assert slide.size_bytes == path.stat().st_size
+
+
+def test_what_is_no_file_is_never_opened(tmp_path):
+    """To open a pipe is to wait for its writer, and a device may have no end."""
+    for path, kind in ((tmp_path / "pipe.dcm", "a named pipe"), ("/dev/zero", "a device")):
+        if kind == "a named pipe":
+            os.mkfifo(path)
+        with pytest.raises(OSError, match=kind):
+            content_digest([str(path)])
+        with pytest.raises(SlideError, match=kind):
+            file_slide(str(path), "digest")
+        assert dicom_header(str(path)) is None
+        assert names_in_index(str(path)) == set()
