@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -74,6 +75,10 @@ def test_a_worker_that_dies_costs_one_try(setup, job, tmp_path, tiny_bundle, tin
         # The next slide has a new worker, and a bad one does not end it.
         failed = crew.score(Job(location=str(bad), filing=file_slide(str(bad), "file")))
         first = only_worker().pid
+        # Scoring by a kept graph needs no torch, and nothing of whoever runs the night.
+        loaded = Path(f"/proc/{first}/maps").read_text()
+        assert "openvino" in loaded
+        assert "libtorch" not in loaded
         assert (failed.status, failed.kind, failed.retry) == ("failed", "SlideError", "never")
 
         follower = SignalOnce(None)
