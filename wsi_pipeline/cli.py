@@ -92,8 +92,9 @@ def _setup(
     )
     handler.setFormatter(ShownFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
-    # It logs every oddity of a damaged file that an error of ours then names.
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    # They log every oddity of a damaged file that an error of ours then names.
+    for library in ("tifffile", "pydicom"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 @app.command()

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import fsspec
-from pydicom import Dataset
+from pydicom import Dataset, config
 from pydicom.filereader import read_partial
 
 from wsi_pipeline.regular import open_regular
 
 log = logging.getLogger(__name__)
+
+# An odd value is a warning on the terminal otherwise, whether anybody wants the value or not.
+config.settings.reading_validation_mode = config.IGNORE
 
 SLIDE_SUFFIXES = frozenset(
     {".bif", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu"}

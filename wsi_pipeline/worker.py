@@ -66,8 +66,9 @@ def work(asked: Callable[[], Any], tell: "OnEvent") -> None:
     from wsi_pipeline.errors import BundleError, WsiError
     from wsi_pipeline.pipeline import start_engine
 
-    # It logs every oddity of a damaged file that an error of ours then names.
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    # They log every oddity of a damaged file that an error of ours then names.
+    for library in ("tifffile", "pydicom"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     setup: Setup = asked()
     try:
         bundle = replace(ModelBundle.load(setup.bundle), source=setup.source)

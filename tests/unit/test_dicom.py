@@ -1,6 +1,7 @@
 """Whole slides in DICOM: their levels, what is not supported, and the folders that they come in."""
 
 import re
+import warnings
 from itertools import count
 from math import floor
 
@@ -101,6 +102,19 @@ def test_what_a_file_states_and_what_is_not_supported(tmp_path, options, edit, e
     else:
         with Slide.open(path) as slide:
             assert (slide.mpp, slide.mpp_source) == (pytest.approx(expected[0]), expected[1])
+
+
+def test_the_terminal_hears_nothing_of_odd_headers(tmp_path, recwarn, capfd):
+    uid = "1.2.3." + "4" * 70
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = write_level(
+            tmp_path / "1.dcm", ramps(Size(300, 200)),
+            spacing_mm="0,0005", series=uid, frame_of_reference=next(UIDS),
+        )  # fmt: skip
+    assert files_of(str(path)) == [str(path)]
+    Slide.open(path).close()
+    assert (list(recwarn), capfd.readouterr().err) == ([], "")
 
 
 def test_two_pictures_of_one_size_are_told_from_damage(tmp_path):
