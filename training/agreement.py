@@ -199,15 +199,15 @@ def calibration(
         total = np.bincount(bin_of_row[rows], values[rows], minlength=bins)
         return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
-    draws = _draws(lambda rows: binned(mean_truth, rows), bins, groups, resamples, seed)
+    resampled = draws(lambda rows: binned(mean_truth, rows), bins, groups, resamples, seed)
     everything = np.arange(len(scores))
     predictions, truths = binned(scores, everything), binned(mean_truth, everything)
     result = []
     for i in range(bins):
         inside = bin_of_row == i
         # A single group's mean is the same in every resample that holds it: that is no certainty.
-        known = draws[:, i] if len(np.unique(groups[inside])) > 1 else draws[:0, i]
-        result.append(Bin(int(inside.sum()), float(predictions[i]), _estimate(truths[i], known)))
+        known = resampled[:, i] if len(np.unique(groups[inside])) > 1 else resampled[:0, i]
+        result.append(Bin(int(inside.sum()), float(predictions[i]), estimate(truths[i], known)))
     return result
 
 
@@ -219,27 +219,27 @@ def _estimates(
     seed: int,
 ) -> dict[str, Estimate]:
     values = statistic(np.arange(len(groups)))
-    draws = _draws(statistic, len(names), groups, resamples, seed)
-    for name, undefined in zip(names, np.isnan(draws).sum(axis=0), strict=True):
-        if undefined > _MANY_UNDEFINED * len(draws):
+    resampled = draws(statistic, len(names), groups, resamples, seed)
+    for name, undefined in zip(names, np.isnan(resampled).sum(axis=0), strict=True):
+        if undefined > _MANY_UNDEFINED * len(resampled):
             log.warning(
                 "%s is undefined in %d of %d resamples, which its interval leaves out",
                 name,
                 undefined,
-                len(draws),
+                len(resampled),
             )
-    columns = zip(names, values, draws.T, strict=True)
-    return {name: _estimate(value, column) for name, value, column in columns}
+    columns = zip(names, values, resampled.T, strict=True)
+    return {name: estimate(value, column) for name, value, column in columns}
 
 
-def _draws(
+def draws(
     statistic: Callable[[Rows], Floats],
     figures: int,
     groups: NDArray[np.generic],
     resamples: int,
     seed: int,
 ) -> Floats:
-    """Return figures of resampled patches, [resamples, figures]; [0, figures] of a single group.
+    """Return a statistic of resampled patches, [resamples, figures]; [0, figures] of one group.
 
     Each resample is as many groups as there are, drawn with replacement.
     """
@@ -253,8 +253,9 @@ def _draws(
     return np.array([statistic(np.concatenate([members[g] for g in row])) for row in drawn])
 
 
-def _estimate(value: float, draws: Floats) -> Estimate:
-    defined = draws[~np.isnan(draws)]
+def estimate(value: float, resampled: Floats) -> Estimate:
+    """Return a figure with the interval of its resampled values, those that are NaN left out."""
+    defined = resampled[~np.isnan(resampled)]
     if np.isnan(value) or not len(defined):
         return Estimate(float(value), float("nan"), float("nan"))
     low, high = np.percentile(defined, _PERCENTILES)

@@ -62,8 +62,11 @@ class BrcaM2cData(PatientSplit):
                 damaged or does not hold its points.
 
         """
-        fields = [f for f in find_fields(self.root) if self.is_in(part, f.patient)]
-        return pictures(fields, part, self.truth)
+        return pictures(self.fields(part), part, self.truth)
+
+    def fields(self, part: Part) -> list["LabelledField"]:
+        """List the fields of a part."""
+        return [field for field in find_fields(self.root) if self.is_in(part, field.patient)]
 
     def cellularity(self, part: Part) -> Pictures:
         """Return the same fields: their cellularity is derived from the masks."""

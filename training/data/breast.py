@@ -48,7 +48,8 @@ class BreastData(PatientSplit):
         return self
 
     @cached_property
-    def _parts(self) -> dict[BreastSet, PatientSplit]:
+    def parts(self) -> dict[BreastSet, PatientSplit]:
+        """Each set of the mixture, with its split."""
         split = {"fold": self.fold, "folds": self.folds}
         made: dict[BreastSet, PatientSplit] = {
             "brca-m2c": BrcaM2cData(
@@ -66,7 +67,7 @@ class BreastData(PatientSplit):
         return tuple(
             chain.from_iterable(
                 tuple(source.nuclei(part)) * (self.times.get(name, 1) if part == "train" else 1)
-                for name, source in self._parts.items()
+                for name, source in self.parts.items()
             )
         )
 
@@ -76,7 +77,7 @@ class BreastData(PatientSplit):
         return tuple(
             chain.from_iterable(
                 source.cellularity(part)
-                for source in self._parts.values()
+                for source in self.parts.values()
                 if isinstance(source, telling)
             )
         )
