@@ -457,8 +457,8 @@ OTHERS = (
     # Its directories.
     Case("5000 directories", _many_directories, "SlideError", "more than 4096 directories"),
     Case("one strip of 81 Mpx", _strips, "SlideError", "pieces of 9,000 × 9,000.*Convert it"),
-    Case("16 bits", _samples(np.uint16, 3), "SlideError", "8-bit RGB. Convert it"),
-    Case("grey", _samples(np.uint8, 1), "SlideError", "8-bit RGB. Export it as RGB"),
+    Case("16 bits", _samples(np.uint16, 3), "ColourError", "8-bit RGB. Convert it"),
+    Case("grey", _samples(np.uint8, 1), "ColourError", "8-bit RGB. Export it as RGB"),
     # Its pixel size.
     Case("no mpp", _picture(_section, mpp=None), "MppError", "--mpp"),
     Case("no mpp, but told", _picture(_section, mpp=None), OK, mpp=0.5),

@@ -17,6 +17,10 @@ class SlideChangedError(SlideUnavailableError):
     """The file has changed since it was read for its digest: no figure would be of one slide."""
 
 
+class ColourError(SlideError):
+    """Its pixels are not those of a brightfield slide, or not in colours that are understood."""
+
+
 class MppError(WsiError):
     """The pixel size is missing, implausible, contradictory, or too coarse for the model."""
 

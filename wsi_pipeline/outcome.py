@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from wsi_pipeline.digests import SlideDigest
 from wsi_pipeline.errors import (
     ClusterError,
+    ColourError,
     CoverageError,
     InUseError,
     ModelUnavailableError,
@@ -38,7 +39,7 @@ from wsi_pipeline.summary import SlideSummary
 Status = Literal["scored", "refused", "failed", "left"]
 Retry = Literal["now", "another night", "never"]
 
-REFUSALS = (MppError, TissueError, CoverageError)
+REFUSALS = (ColourError, MppError, TissueError, CoverageError)
 """All worked as meant, and the slide gives no figure."""
 
 

@@ -23,7 +23,7 @@ import tiffslide
 
 from wsi_pipeline.colour import UNASSOCIATED, ColourTags, over_white
 from wsi_pipeline.dicom import fault_of_dicom
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import ColourError, SlideError
 from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.hush import hushed
 from wsi_pipeline.jpeg import area_mean
@@ -288,7 +288,7 @@ class TiffSlideReader:
             tags = ColourTags.of(level.keyframe)
             refusal = tags.refusal() or (None if self._tiles else tags.refusal_unless_tiled())
             if refusal:
-                raise SlideError(f"{location}: {refusal}.")
+                raise ColourError(f"{location}: {refusal}.")
             self._extra = tags.extra
 
     @property

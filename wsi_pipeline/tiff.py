@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.colour import ColourTags
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import ColourError, SlideError
 from wsi_pipeline.geometry import Size
 
 MAX_SIDE_PX = 1 << 20
@@ -357,7 +357,7 @@ def _check_colour(pictures: Sequence[Picture], name: str) -> None:
     alike = sum(picture.size == largest.size for picture in pictures)
     refusal = largest.colour.refusal(alike)
     if refusal:
-        raise SlideError(f"{name}: {refusal}.")
+        raise ColourError(f"{name}: {refusal}.")
 
 
 def _colour(source: _Source, tags: Mapping[int, _Tag]) -> ColourTags:

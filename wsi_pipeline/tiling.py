@@ -24,6 +24,7 @@ from wsi_pipeline.grid import TileGrid
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.store import Measures, ShardPixels, TileState, TileStore
 from wsi_pipeline.tissue import blur_score, pen_fraction
+from wsi_pipeline.unscanned import black_fraction
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +34,36 @@ Pixels = Literal["kept", "until scored", "in memory"]
 SHARDS_AHEAD = 2
 """Shards in memory that may wait for the model: at most 100 MiB."""
 
+MAX_BLACK = 0.25
+"""Share of a tile's tissue that may be black, as holes of the scan are."""
+
 
 def read_tile(slide: Slide, grid: TileGrid, index: int, tile_px: int) -> NDArray[np.uint8] | None:
-    """Read one tile, uint8 [tile_px, tile_px, 3]; None, and a warning, if it is damaged.
+    """Read one tile, uint8 [tile_px, tile_px, 3]; None, and a warning, if it cannot be scored.
+
+    That is, if it is damaged, or black where tissue is: what was never scanned has no score.
 
     Raises:
         SlideUnavailableError: if the file cannot be reached now, or is no longer the same.
 
     """
     try:
-        return slide.read(grid.l0_box(index), Size(tile_px, tile_px))
+        tile = slide.read(grid.l0_box(index), Size(tile_px, tile_px))
     except SlideUnavailableError:
         # The drive is away: nothing is known of the tile, and nothing is to be stored.
         raise
     except SlideError as error:
         log.warning("A tile is left out. %s", error)
         return None
+    tissue = float(grid.tissue[index])
+    if tissue + black_fraction(tile) - 1 > MAX_BLACK * tissue:
+        log.warning(
+            "A tile is left out. %s: black at level 0's %s: nothing was scanned there",
+            slide.name,
+            grid.l0_box(index),
+        )
+        return None
+    return tile
 
 
 def read_shard(

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from wsi_pipeline.errors import ColourError
 from wsi_pipeline.geometry import Box, Mpp
 from wsi_pipeline.slide import Slide
+from wsi_pipeline.unscanned import between, black, is_dark_field, unscanned
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -81,11 +83,18 @@ def tissue_of(slide: Slide, config: TissueConfig) -> NDArray[np.bool_]:
 
     Raises:
         SlideError: if nothing at all can be decoded.
+        ColourError: if it is not a brightfield slide.
         SlideUnavailableError: if the file cannot be reached now, or is no longer the same.
 
     """
     mpp = thumbnail_mpp(slide.l0_bounds, slide.mpp, config)
-    mask = tissue_mask(slide.thumbnail(mpp), mpp, config)
+    picture = slide.thumbnail(mpp)
+    if is_dark_field(picture):
+        raise ColourError(
+            f"{slide.name}: it is light on a dark field, as fluorescence is: not a brightfield "
+            f"slide. Score the H&E slide of the specimen instead."
+        )
+    mask = tissue_mask(picture, mpp, config)
     _mark_unreadable(mask, slide)
     return mask
 
@@ -113,8 +122,8 @@ def tissue_mask(
     clearly stained and joined to such a place. Gaps are closed and holes (lumina, fat, tears)
     filled up to ``max_hole_um2``; pieces narrower than ``min_width_um`` all along are dust, hairs
     and edges of the coverslip. Ink hides what is below it, so a pixel under ink is what the nearest
-    clear pixel is: ink drawn on glass is glass, ink drawn over tissue is tissue. Black or white
-    that a scanner filled in is not tissue.
+    clear pixel is: ink drawn on glass is glass, ink drawn over tissue is tissue. Black, grey or
+    white that was filled in where nothing was scanned is not tissue, but for holes within it.
 
     Thumbnails at another resolution are brought to ``config.mpp`` first (at most doubled in size).
     A slide without tissue gives an all-False mask.
@@ -164,7 +173,8 @@ def pen_fraction(rgb: NDArray[np.uint8]) -> float:
     height, width = rgb.shape[:2]
     size = max(1, width // 8), max(1, height // 8)
     reduced = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    return float(_ink(_optical_density(reduced)).mean())
+    filling = _dilate(black(reduced), 2)
+    return float((_ink(_optical_density(reduced)) & ~filling).mean())
 
 
 def _mark_unreadable(mask: NDArray[np.bool_], slide: Slide) -> None:
@@ -193,20 +203,24 @@ def _mask_at_scale(rgb: NDArray[np.uint8], mpp: float, config: TissueConfig) -> 
     glass = _glass_density(density, config.min_texture)
     # Nothing brighter than glass is tissue: this flattens white filling, its soft edge and glare.
     density = np.maximum(density - glass, 0)
-    hidden = _dilate(_ink(density), round(2 * sigma))
-    clear = ~hidden
+    filling = unscanned(rgb)
+    density[filling] = 0
+    clear = ~_dilate(_ink(density) | filling, round(2 * sigma))
     if not clear.any():
         return np.zeros(clear.shape, dtype=bool)
     textured = clear & (_texture(density, clear, sigma) > config.min_texture)
     stain = _strongest(density) + _strongest(-density)
     evidence = _joined_to(textured, textured | (clear & (stain > config.min_stain)))
-    evidence = _of_nearest(evidence, clear)
+    evidence = _of_nearest(evidence, clear) & ~filling
     glassy = _strongest(density) < GLASS_TINT
     max_hole = config.max_hole_um2 / mpp**2
     filled = _fill_holes(_close(evidence, config.closing_um / mpp), glassy, max_hole)
     # The window sees a sharp edge from about one and a third of its sigma away.
     margin = round(4 / 3 * sigma)
-    mask = _erode(filled, margin) & ~_black_filling(rgb)
+    # What was never scanned is tissue where it has tissue on both sides, as a hole in it has.
+    within = between(filling, filled)
+    outside = filling & ~within
+    mask = _erode(filled | filling, margin) & ~outside
     # Before closing, or specks that happen to lie close together would pass for a piece.
     solid = _fill_holes(evidence, glassy, max_hole)
     wide = _erode(solid, margin + config.min_width_um / mpp / 2 - 0.5)
@@ -292,14 +306,6 @@ def _ink(density: NDArray[np.float32]) -> NDArray[np.bool_]:
     strongest = _strongest(density)
     dense = foreign & (strongest > INK_MIN_DENSITY)
     return _joined_to(dense, foreign & (strongest > INK_MIN_DENSITY / 3))
-
-
-def _black_filling(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the black that reaches the border: what a scanner writes where it has not scanned."""
-    black = (rgb.max(axis=2) < 10).astype(np.uint8)
-    _, labels = cv2.connectedComponents(black, connectivity=4)
-    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    return np.isin(labels, rim[rim > 0])
 
 
 def _joined_to(seeds: NDArray[np.bool_], region: NDArray[np.bool_]) -> NDArray[np.bool_]:

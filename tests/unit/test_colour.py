@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.jpeg_tiles import bare
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import ColourError, SlideError
 from wsi_pipeline.geometry import Box, Size
+from wsi_pipeline.naming import Filing
+from wsi_pipeline.outcome import of_error
 from wsi_pipeline.slide import Slide
 
 TILE, SIDE = 64, 128
@@ -265,3 +267,12 @@ def test_a_jpeg_is_what_it_says_whatever_the_tag(tmp_path, kind, true):
         else:
             with pytest.raises(SlideError, match="OpenSlide would show them wrongly"):
                 Slide.open(path, backend="openslide")
+
+
+def test_what_cannot_be_converted_is_refused_and_not_failed(tmp_path):
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(path, CMYK, photometric="separated", tile=(TILE, TILE), **MPP)
+    with pytest.raises(ColourError) as refusal:
+        Slide.open(path)
+    filing = Filing(name="slide.tif", folder="slide", digest=None)
+    assert of_error(filing, str(path), refusal.value).status == "refused"
