@@ -158,7 +158,7 @@ def as_task_runs(shown: "NightProgress") -> Follow:
         # Within, since Prefect would search an argument such as `attempt` for futures.
         @task(
             name="slide",
-            task_run_name=job.filing.name.replace("{", "{{").replace("}", "}}"),
+            task_run_name=job.slide.name.replace("{", "{{").replace("}", "}}"),
             persist_result=False,
             cache_policy=NO_CACHE,
         )
@@ -197,11 +197,11 @@ class NightProgress:
     def expect(self, job: Job) -> None:
         """Take note of a slide that will be scored, or tried again."""
         with self._lock:
-            self._expected.add(job.filing.folder)
+            self._expected.add(job.slide.folder)
 
     def follow(self, job: Job) -> "Follower":
         """Return what takes note of a slide's events."""
-        return Follower(self, job.filing.name)
+        return Follower(self, job.slide.name)
 
     def moved(self, name: str, share: float) -> None:
         """Take note of how far a slide has come."""

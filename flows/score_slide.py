@@ -74,8 +74,8 @@ def score_slide(
                 config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
             )
             slide = one_slide(slide)
-            filing = file_slide(slide, settings.names)
-            folder = out.absolute() / filing.folder
+            file = file_slide(slide, settings.names)
+            folder = out.absolute() / file.folder
             model = ModelBundle.load(DEMO_BUNDLE if bundle is None else bundle)
             if model.card.demonstration:
                 get_run_logger().warning(
@@ -83,12 +83,11 @@ def score_slide(
                 )
             with ProgressArtifact(folder.name, f"Scoring {folder.name}") as artifact:
                 summary = pipeline.score_slide(
-                    slide,
+                    file,
                     folder.parent,
                     pipeline.start_engine(model, settings),
                     settings,
                     ScoringProgress(artifact),
-                    filing=filing,
                 )
         except REFUSALS as error:
             return Completed(name="Refused", message=in_flow(str(error)))

@@ -128,16 +128,15 @@ def score(
     for path, folder in folders.items():
         name = wsi.naming.file_name(path)
         try:
-            filing = wsi.naming.file_slide(path, settings.names, folder)
-            name = filing.folder
+            file = wsi.naming.file_slide(path, settings.names, folder)
+            name = file.folder
             with _progress(name) as advance:
                 outcomes[name] = wsi.pipeline.score_slide(
-                    path,
+                    file,
                     out,
                     engine,
                     settings,
                     advance,
-                    filing=filing,
                     on_known=partial(known.add, name),
                 )
         except (WsiError, OSError) as error:
@@ -400,7 +399,7 @@ def _followed(
     bars: Progress, job: wsi.crew.Job, attempt: wsi.night_run.Attempt
 ) -> wsi.outcome.Outcome:
     """Score a slide of a night under a bar of its own."""
-    task = bars.add_task(_plain(job.filing.name), total=None)
+    task = bars.add_task(_plain(job.slide.name), total=None)
 
     def moved(event: wsi.crew.Event) -> None:
         if isinstance(event, wsi.crew.Progress):

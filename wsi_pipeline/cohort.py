@@ -25,7 +25,7 @@ from wsi_pipeline.errors import BundleError, ConfigError, OutputError, SlideErro
 from wsi_pipeline.facts import Settings, TilingFacts
 from wsi_pipeline.folder import OUTCOME, read_summary
 from wsi_pipeline.inbox import Inbox, InboxSlide, find_slides
-from wsi_pipeline.naming import Filing, Names, file_name, pseudonym, slide_folder
+from wsi_pipeline.naming import Names, SlideFile, file_name, pseudonym, slide_folder
 from wsi_pipeline.outcome import Outcome, left, of_error
 from wsi_pipeline.patience import patiently
 from wsi_pipeline.reachable import footprint, unavailable
@@ -152,7 +152,7 @@ def plan(cohort: Cohort, inbox: Inbox) -> Iterator[Step]:
     for slide in inbox.slides:
         its = inbox.table.fault or said.get(slide.name, SlideRow())
         if isinstance(its, str):
-            yield slide.location, of_error(unread(slide, names), slide.location, ConfigError(its))
+            yield slide.location, of_error(unread(slide, names), ConfigError(its))
             continue
         if names == "digest":
             its = replace(its, labels={})  # they may be a patient's
@@ -160,7 +160,7 @@ def plan(cohort: Cohort, inbox: Inbox) -> Iterator[Step]:
             step = _step(cohort, slide, its, _digest(cache, slide, stall_s), taken)
         # Names, old results and attributes of stores can be wrong in more ways than one.
         except Exception as error:  # noqa: BLE001
-            step = of_error(unread(slide, names), slide.location, error)
+            step = of_error(unread(slide, names), error)
         yield slide.location, labelled(step, its) if isinstance(step, Outcome) else step
 
 
@@ -198,33 +198,33 @@ def _job(
 ) -> Job | Outcome:
     same = next((folder for folder, owner in taken.items() if owner == digest), None)
     if same is not None:
-        filing = Filing(same, _shown(slide, digest, cohort.config.names), digest)
-        return left(filing, "duplicate", f"It is the same slide as the one in {same}.")
-    filing = _filed(cohort, slide, digest, taken)
-    taken[_key(filing.folder)] = digest
+        copy = replace(_named(cohort, slide, digest), folder=same)
+        return left(copy, "duplicate", f"It is the same slide as the one in {same}.")
+    file = _filed(cohort, slide, digest, taken)
+    taken[_key(file.folder)] = digest
     its_own = cohort.of_slide(said)
-    done = known(its_own, filing)
+    done = known(its_own, file)
     if done is None:
-        return Job(slide.location, replace(filing, fingerprint=slide.fingerprint), said)
+        return Job(file, said)
     remember(its_own, done)  # the night that scored it may have been killed before that
     return done
 
 
-def known(cohort: Cohort, filing: Filing) -> Outcome | None:
+def known(cohort: Cohort, slide: SlideFile) -> Outcome | None:
     """Return how a slide ended on an earlier night, if another try would end alike."""
-    folder = cohort.out / filing.folder
-    summary = finished(folder, filing.digest or "", cohort.settings)
+    folder = cohort.out / slide.folder
+    summary = finished(folder, slide.digest or "", cohort.settings)
     if summary is not None:
-        return left(filing, "done", _as_before(summary), summary)
+        return left(slide, "done", _as_before(summary), summary)
     before = recall(folder)
     if (
         before is None
         or cohort.again
         or before.outcome.retry != "never"
-        or (before.outcome.slide_digest, before.tried) != (filing.digest, tried(cohort))
+        or (before.outcome.slide_digest, before.tried) != (slide.digest, tried(cohort))
     ):
         return None
-    return left(filing, "failed before", f"As on an earlier night: {before.outcome.reason}")
+    return left(slide, "failed before", f"As on an earlier night: {before.outcome.reason}")
 
 
 def remember(cohort: Cohort, outcome: Outcome) -> None:
@@ -289,36 +289,45 @@ def _digests(cohort: Cohort) -> DigestCache:
     return DigestCache(cohort.out / DIGESTS if cohort.config.names == "file" else None)
 
 
-def unread(slide: InboxSlide, names: Names) -> Filing:
+def unread(slide: InboxSlide, names: Names) -> SlideFile:
     """File a slide whose bytes are not known."""
     if names == "digest":
-        return Filing("", "a slide that was not read")
+        return SlideFile(slide.location, slide.files, "", "a slide that was not read")
     try:
         folder = slide_folder(slide.location, Path()).name
     except WsiError:
         folder = ""
-    return Filing(folder, file_name(slide.location))
+    return SlideFile(slide.location, slide.files, folder, file_name(slide.location))
 
 
-def _shown(slide: InboxSlide, digest: str, names: Names) -> str:
-    return pseudonym(digest) if names == "digest" else file_name(slide.location)
+def _named(cohort: Cohort, slide: InboxSlide, digest: str) -> SlideFile:
+    """Name a slide whose bytes are known; its folder is its own, if no other slide has that."""
+    by_file = cohort.config.names == "file"
+    return SlideFile(
+        location=slide.location,
+        parts=slide.files,
+        folder=slide_folder(slide.location, Path()).name if by_file else pseudonym(digest),
+        name=file_name(slide.location) if by_file else pseudonym(digest),
+        digest=digest,
+        fingerprint=slide.fingerprint,
+    )
 
 
-def _filed(cohort: Cohort, slide: InboxSlide, digest: str, taken: dict[str, str]) -> Filing:
+def _filed(cohort: Cohort, slide: InboxSlide, digest: str, taken: dict[str, str]) -> SlideFile:
     """Find the folder of a slide: its own from before, or one that no other slide has.
 
     Two slides of one name, in two folders or on two nights, must not overwrite each other.
     """
+    file = _named(cohort, slide, digest)
     if cohort.config.names == "digest":
-        return Filing(pseudonym(digest), pseudonym(digest), digest)
-    plain = slide_folder(slide.location, Path()).name
-    candidates = (plain, f"{plain}-{digest[:DIGEST_IN_NAME]}")
+        return file
+    candidates = (file.folder, f"{file.folder}-{digest[:DIGEST_IN_NAME]}")
     owners = [taken.get(_key(name)) or _owner(cohort, name) for name in candidates]
     if digest in owners:
         folder = candidates[owners.index(digest)]
     else:
         folder = candidates[owners.index(None)] if None in owners else candidates[-1]
-    return Filing(folder, file_name(slide.location), digest)
+    return replace(file, folder=folder)
 
 
 def _owner(cohort: Cohort, name: str) -> str | None:

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.errors import ModelUnavailableError
 from wsi_pipeline.memory import total_bytes
-from wsi_pipeline.naming import Filing, without_name
+from wsi_pipeline.naming import SlideFile, without_name
 from wsi_pipeline.outcome import Outcome, Retry
 from wsi_pipeline.slide_table import SlideRow
 
@@ -95,8 +95,7 @@ class Setup:
 class Job:
     """A slide to be scored."""
 
-    location: str
-    filing: Filing
+    slide: SlideFile
     said: SlideRow = field(default_factory=SlideRow)
     """What the inbox's table says of it."""
 
@@ -389,13 +388,13 @@ def _how(code: int | None) -> str:
 
 def _broken(job: Job, kind: str, why: str, *, retry: Retry, trace: str) -> Outcome:
     return Outcome(
-        name=job.filing.name,
-        folder=job.filing.folder,
-        slide_digest=job.filing.digest,
+        name=job.slide.name,
+        folder=job.slide.folder,
+        slide_digest=job.slide.digest,
         status="failed",
         kind=kind,
-        reason=f"{job.filing.name}: {why}.",
-        traceback=without_name(trace, job.location, job.filing) or None,
+        reason=f"{job.slide.name}: {why}.",
+        traceback=without_name(trace, job.slide) or None,
         retry=retry,
     )
 

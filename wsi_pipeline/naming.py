@@ -6,7 +6,7 @@ slide has the same one everywhere, and nobody can go back from it who does not h
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -35,10 +35,14 @@ PSEUDONYM_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Filing:
-    """Under what a slide's results are filed.
+class SlideFile:
+    """A slide's file as it was found, and what it is called from there on.
+
+    It is made once, where a slide comes in; nobody asks again which files it has.
 
     Attributes:
+        location: the path or fsspec URL that opens it.
+        parts: all its files; see `wsi_pipeline.slide_files.files_of`.
         folder: name of its folder below the output folder.
         name: what outputs and messages call it.
         digest: of its bytes, if known already; see `wsi_pipeline.slide_files.content_digest`.
@@ -46,13 +50,24 @@ class Filing:
 
     """
 
+    location: str
+    parts: tuple[str, ...]
     folder: str
     name: str
     digest: str | None = None
     fingerprint: str | None = None
 
+    def seen_now(self) -> str:
+        """Return the fingerprint that its files have now.
 
-def file_slide(location: str, names: Names, folder: str | None = None) -> Filing:
+        Raises:
+            SlideError: if one of them cannot be read.
+
+        """
+        return fingerprint(map(footprint, self.parts))
+
+
+def file_slide(location: str, names: Names, folder: str | None = None) -> SlideFile:
     """File a slide that is scored by itself; "digest" reads all of it.
 
     Args:
@@ -65,12 +80,14 @@ def file_slide(location: str, names: Names, folder: str | None = None) -> Filing
 
     """
     require_no_secret(location)
+    own = folder or slide_folder(location, Path()).name
+    file = SlideFile(location, tuple(files_of(location)), own, file_name(location))
     if names == "file":
-        return Filing(folder or slide_folder(location, Path()).name, file_name(location))
-    files = files_of(location)
-    seen = fingerprint(map(footprint, files))
-    digest = content_digest(files)
-    return Filing(pseudonym(digest), pseudonym(digest), digest, seen)
+        return file
+    seen = file.seen_now()
+    digest = content_digest(file.parts)
+    called = pseudonym(digest)
+    return replace(file, folder=called, name=called, digest=digest, fingerprint=seen)
 
 
 def pseudonym(digest: str) -> str:
@@ -113,8 +130,12 @@ def slide_folder(location: str | Path, out: Path) -> Path:
     return out / name
 
 
-def without_name(text: str, location: str, filing: Filing) -> str:
-    """Replace a slide's place and file name in a message or traceback by the name it goes by."""
-    if filing.name == file_name(location):
+def without_name(text: str, slide: SlideFile) -> str:
+    """Replace a slide's place and file names in a message or traceback by the name it goes by."""
+    if slide.name == file_name(slide.location):
         return text
-    return text.replace(location, filing.name).replace(file_name(location), filing.name)
+    places = {slide.location, *slide.parts}
+    # The longest first: one may be a part of another.
+    for known in sorted(places | set(map(file_name, places)), key=len, reverse=True):
+        text = text.replace(known, slide.name)
+    return text

@@ -27,7 +27,7 @@ from typing import Self
 from wsi_pipeline.cohort import Cohort, Step, labelled, plan, remember, unread
 from wsi_pipeline.crew import Job, OnEvent
 from wsi_pipeline.errors import ModelUnavailableError, WsiError
-from wsi_pipeline.naming import Filing
+from wsi_pipeline.naming import SlideFile
 from wsi_pipeline.night import Night, write_night
 from wsi_pipeline.outcome import Outcome, left, of_error
 from wsi_pipeline.patience import elsewhere
@@ -81,7 +81,7 @@ class NightRun:
         self._crew = cohort.crew()
         self._started = datetime.now(UTC)
         self._outcomes: list[Outcome] = []
-        self._waiting: dict[str, Filing] = {}
+        self._waiting: dict[str, SlideFile] = {}
         """Slides that have not come to their ends, by location."""
         self._threads: list[threading.Thread] = []
         self._taking = threading.Lock()
@@ -117,8 +117,8 @@ class NightRun:
             # What was away for a moment shall have time to come back.
             time.sleep(crew.retry_after_s if tries_left else 0)
             steps = itertools.chain(again, steps)
-        for location, filing in list(self._waiting.items()):
-            yield self._end(location, None, of_error(filing, location, self._unavailable))
+        for location, file in list(self._waiting.items()):
+            yield self._end(location, None, of_error(file, self._unavailable))
 
     def __enter__(self) -> Self:
         return self
@@ -148,7 +148,7 @@ class NightRun:
             thread.join(max(0.0, deadline - time.monotonic()))
         if isinstance(error, WsiError):
             return None
-        ended = [left(filing, *ENDED) for filing in self._waiting.values()]
+        ended = [left(slide, *ENDED) for slide in self._waiting.values()]
         self.report = Night(
             started=self._started,
             ended=datetime.now(UTC),
@@ -199,7 +199,7 @@ class NightRun:
         if step is None:
             self._all_taken = True
         elif isinstance(step[1], Job):
-            self._waiting[step[0]] = step[1].filing
+            self._waiting[step[0]] = step[1].slide
         return step
 
     def _try(self, job: Job) -> Outcome:
@@ -208,14 +208,14 @@ class NightRun:
                 outcome = self._crew.score(job, on_event)
             except ModelUnavailableError as error:
                 self._unavailable = error
-                outcome = of_error(job.filing, job.location, error)
+                outcome = of_error(job.slide, error)
             # What was killed at the night's end is not to blame for it.
-            return left(job.filing, *ENDED) if self._is_over else outcome
+            return left(job.slide, *ENDED) if self._is_over else outcome
 
         try:
             return self._follow(job, attempt)
         except Exception as error:  # noqa: BLE001 - whoever follows a slide must not end the night
-            return of_error(job.filing, job.location, error)
+            return of_error(job.slide, error)
 
     def _end(self, location: str, step: Job | Outcome | None, outcome: Outcome) -> Outcome:
         if isinstance(step, Job):

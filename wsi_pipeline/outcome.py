@@ -32,7 +32,7 @@ from wsi_pipeline.errors import (
     TissueError,
     WsiError,
 )
-from wsi_pipeline.naming import Filing, without_name
+from wsi_pipeline.naming import SlideFile, without_name
 from wsi_pipeline.remedies import at_night
 from wsi_pipeline.summary import SlideSummary
 
@@ -83,12 +83,12 @@ class Outcome(BaseModel):
     model_until: float | None = None
 
 
-def of_summary(filing: Filing, summary: SlideSummary) -> Outcome:
+def of_summary(slide: SlideFile, summary: SlideSummary) -> Outcome:
     """Return the outcome of a slide that came to its end."""
     refused = summary.status == "refused"
     return Outcome(
-        name=filing.name,
-        folder=filing.folder,
+        name=slide.name,
+        folder=slide.folder,
         slide_digest=summary.provenance.slide.digest,
         status=summary.status,
         kind=_kind_of_refusal(summary) if refused else "",
@@ -97,35 +97,35 @@ def of_summary(filing: Filing, summary: SlideSummary) -> Outcome:
     )
 
 
-def of_error(filing: Filing, location: str, error: Exception) -> Outcome:
+def of_error(slide: SlideFile, error: Exception) -> Outcome:
     """Return the outcome of a slide that ended in an error; it goes by the name it is filed under.
 
     The traceback is kept of what nobody foresaw: errors of ours say all there is to say.
     """
     if isinstance(error, InUseError):
-        found = left(filing, "in use", without_name(str(error), location, filing))
+        found = left(slide, "in use", without_name(str(error), slide))
         return found.model_copy(update={"retry": retry_after(error)})
     foreseen = isinstance(error, WsiError)
     trace = None if foreseen else "".join(traceback.format_exception(error))
     reason = str(error) if foreseen else f"{type(error).__name__}: {error}"
     return Outcome(
-        name=filing.name,
-        folder=filing.folder,
-        slide_digest=filing.digest,
+        name=slide.name,
+        folder=slide.folder,
+        slide_digest=slide.digest,
         status="refused" if isinstance(error, REFUSALS) else "failed",
         kind=type(error).__name__,
-        reason=without_name(at_night(" ".join(reason.split())), location, filing),
-        traceback=None if trace is None else without_name(trace, location, filing),
+        reason=without_name(at_night(" ".join(reason.split())), slide),
+        traceback=None if trace is None else without_name(trace, slide),
         retry=retry_after(error),
     )
 
 
-def left(filing: Filing, kind: str, reason: str, summary: SlideSummary | None = None) -> Outcome:
+def left(slide: SlideFile, kind: str, reason: str, summary: SlideSummary | None = None) -> Outcome:
     """Return the outcome of a slide with which nothing was to be done."""
     return Outcome(
-        name=filing.name,
-        folder=filing.folder,
-        slide_digest=filing.digest,
+        name=slide.name,
+        folder=slide.folder,
+        slide_digest=slide.digest,
         status="left",
         kind=kind,
         reason=reason,

@@ -64,7 +64,7 @@ from wsi_pipeline.grid import TileGrid, mask_area_mm2, require_resolution, tile_
 from wsi_pipeline.heatmap import write_cellularity
 from wsi_pipeline.inference import score_shards
 from wsi_pipeline.memory import enough_memory
-from wsi_pipeline.naming import Filing, file_slide, without_name
+from wsi_pipeline.naming import SlideFile, file_slide, without_name
 from wsi_pipeline.overlay import (
     picture_mpp,
     write_legend,
@@ -72,11 +72,9 @@ from wsi_pipeline.overlay import (
     write_overlay_picture,
     write_thumbnail,
 )
-from wsi_pipeline.reachable import fingerprint, footprint
 from wsi_pipeline.runlog import log_file, stage
 from wsi_pipeline.scoremap import build_score_map
 from wsi_pipeline.slide import MAX_UPSAMPLING_OF_LEVEL, Slide
-from wsi_pipeline.slide_files import files_of
 from wsi_pipeline.store import TileStore
 from wsi_pipeline.store_place import StorePath
 from wsi_pipeline.summary import SlideSummary, summarise
@@ -114,25 +112,23 @@ def start_engine(bundle: ModelBundle, config: ScoreConfig) -> Scorer:
 
 
 def score_slide(
-    location: str | Path,
+    found: SlideFile | str | Path,
     out: Path,
     engine: Scorer,
     config: ScoreConfig,
     progress: Progress = _silent,
     *,
-    filing: Filing | None = None,
     model_slot: ModelSlot = nullcontext,
     on_known: Callable[[], None] = lambda: None,
 ) -> SlideSummary:
     """Score one slide; go on where an earlier run of the same slide and configuration stopped.
 
     Args:
-        location: the slide's path or fsspec URL.
+        found: the slide's path or fsspec URL, or its file as `naming.file_slide` finds it.
         out: the folder that gets one folder per slide.
         engine: the model, as `start_engine` gives it.
         config: everything else.
         progress: told as tiles are scored.
-        filing: what the slide is called; None leaves it to the configuration.
         model_slot: held while tiles are scored. Tiles are read and stored before it is had.
         on_known: called if an earlier run has finished the slide, and nothing is to be done.
 
@@ -147,15 +143,15 @@ def score_slide(
     """
     _require_fit(engine, config)
     settings = config.settings(engine.bundle)
-    filing = filing or file_slide(str(location), config.names)
-    folder = out / filing.folder
-    with exclusive(folder), log_file(folder / "run.log"), _called(filing, location):
+    file = _at_the_door(found, config)
+    folder = out / file.folder
+    with exclusive(folder), log_file(folder / "run.log"), _called(file):
         log.info("Scoring %s with %s", folder.name, engine.bundle.card.name)
         start = time.perf_counter()
         roll_forward(folder)
-        with _open(location, filing, config) as slide:
+        with _open(file, config) as slide:
             with stage("digest"):
-                seen, digest = _digest_now(slide, str(location), filing)
+                seen, digest = _digest_now(slide, file)
             done = finished(folder, digest, settings)
             if done is not None:
                 log.info("Already scored with this bundle and configuration; nothing to do")
@@ -174,20 +170,27 @@ def score_slide(
                 try:
                     grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
                 except TissueError as error:
-                    _require_unchanged(slide, str(location), seen, digest)
+                    _require_unchanged(slide, file, seen, digest)
                     return _settled(folder, _refused(error, mask, slide, provenance, config), start)
                 place = store_place(
                     folder, config.store, provenance.tiling_digest, provenance.scoring_digest
                 )
                 store = open_store(place, grid, tiling)
                 _fill_and_score(
-                    location, slide, provenance.slide, store, engine, config, progress, model_slot
+                    file.location,
+                    slide,
+                    provenance.slide,
+                    store,
+                    engine,
+                    config,
+                    progress,
+                    model_slot,
                 )
             require_in_place(folder)
             with stage("outputs"):
                 write_outputs(staged, store, config, slide)
                 try:
-                    _require_unchanged(slide, str(location), seen, digest)
+                    _require_unchanged(slide, file, seen, digest)
                 except SlideChangedError:
                     store.set_aside()  # nobody can tell of which bytes its scores are
                     raise
@@ -198,7 +201,7 @@ def score_slide(
 
 
 def tile(
-    location: str | Path, out: Path, config: ScoreConfig, progress: Progress = _silent
+    found: SlideFile | str | Path, out: Path, config: ScoreConfig, progress: Progress = _silent
 ) -> TileStore:
     """Find the tissue of a slide and store its tiles, without scoring them.
 
@@ -206,16 +209,16 @@ def tile(
         WsiError: if the slide cannot be tiled.
 
     """
-    filing = file_slide(str(location), config.names)
-    folder = out / filing.folder
+    file = _at_the_door(found, config)
+    folder = out / file.folder
     with (
         exclusive(folder),
         log_file(folder / "run.log"),
-        _called(filing, location),
-        _open(location, filing, config) as slide,
+        _called(file),
+        _open(file, config) as slide,
     ):
         roll_forward(folder)
-        tiling = tiling_facts(slide, filing.digest or slide.digest(), config)
+        tiling = tiling_facts(slide, file.digest or slide.digest(), config)
         require_resolution(slide.mpp, config.grid, slide.name)
         # What is finished stays as it is.
         place = prepare(folder) if (folder / SUMMARY).exists() else folder
@@ -449,32 +452,36 @@ def _fill_and_score_here(
         score_shards(store, engine, shards, report)
 
 
-def _open(location: str | Path, filing: Filing, config: ScoreConfig) -> Slide:
+def _at_the_door(found: SlideFile | str | Path, config: ScoreConfig) -> SlideFile:
+    return found if isinstance(found, SlideFile) else file_slide(str(found), config.names)
+
+
+def _open(file: SlideFile, config: ScoreConfig) -> Slide:
     with stage("open"):
         return Slide.open(
-            location, backend=config.slide.backend, mpp=config.slide.mpp, name=filing.name
+            file.location, backend=config.slide.backend, mpp=config.slide.mpp, name=file.name
         )
 
 
-def _digest_now(slide: Slide, location: str, filing: Filing) -> tuple[str, str]:
+def _digest_now(slide: Slide, file: SlideFile) -> tuple[str, str]:
     """Return the fingerprint of a slide's files, and the digest of the bytes that they hold.
 
     Raises:
         SlideChangedError: if they are not those that were filed.
 
     """
-    seen = fingerprint(map(footprint, files_of(location)))
-    if filing.digest is not None and filing.fingerprint == seen:
-        return seen, filing.digest
+    seen = file.seen_now()
+    if file.digest is not None and file.fingerprint == seen:
+        return seen, file.digest
     digest = slide.digest()
-    if digest != (filing.digest or digest):
+    if digest != (file.digest or digest):
         raise _changed(slide, "it was looked into")
     return seen, digest
 
 
-def _require_unchanged(slide: Slide, location: str, seen: str, digest: str) -> None:
+def _require_unchanged(slide: Slide, file: SlideFile, seen: str, digest: str) -> None:
     """Raise if a slide's bytes are no longer those of its digest; a mere touch is no change."""
-    if fingerprint(map(footprint, files_of(location))) != seen and slide.digest() != digest:
+    if file.seen_now() != seen and slide.digest() != digest:
         raise _changed(slide, "it was begun with")
 
 
@@ -486,13 +493,13 @@ def _changed(slide: Slide, when: str) -> SlideChangedError:
 
 
 @contextmanager
-def _called(filing: Filing, location: str | Path) -> Iterator[None]:
+def _called(file: SlideFile) -> Iterator[None]:
     """Have errors call the slide by the name that it is filed under."""
     try:
-        with enough_memory(f"{filing.name}: working on it"):
+        with enough_memory(f"{file.name}: working on it"):
             yield
     except WsiError as error:
-        message = without_name(str(error), str(location), filing)
+        message = without_name(str(error), file)
         if message == str(error):
             raise
         raise type(error)(message) from error.__cause__

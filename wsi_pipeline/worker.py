@@ -119,21 +119,20 @@ def score(job: "Job", setup: "Setup", engine: "Scorer", tell: "OnEvent") -> "Out
 
     try:
         summary = pipeline.score_slide(
-            job.location,
+            job.slide,
             setup.out,
             engine,
             setup.config.of_slide(job.said.mpp, job.said.allow_upsampling),
             progress,
-            filing=job.filing,
             model_slot=model_slot,
         )
-        ended = outcome.of_summary(job.filing, summary)
+        ended = outcome.of_summary(job.slide, summary)
     # One slide's fault, whatever it is, must not end the process that scores the next.
     except Exception as error:  # noqa: BLE001
-        ended = outcome.of_error(job.filing, job.location, error)
+        ended = outcome.of_error(job.slide, error)
     return ended.model_copy(
         update={
-            "slide_digest": ended.slide_digest or job.filing.digest,
+            "slide_digest": ended.slide_digest or job.slide.digest,
             "seconds": time.perf_counter() - start,
             "model_s": engine.busy_s - busy_before,
             "model_from": held[0] if held else None,

@@ -139,9 +139,9 @@ def test_what_was_away_is_tried_again_after_the_others(inbox, tmp_path, tiny_bun
     tries = []
 
     def follow(job, attempt):
-        tries.append(job.filing.name)
+        tries.append(job.slide.name)
         first = tries.count("case 1.tif") == 1
-        if job.location == str(slide):
+        if job.slide.location == str(slide):
             slide.rename(hidden) if first else hidden.rename(slide)
         return attempt(lambda _event: None)
 

@@ -13,7 +13,7 @@ from wsi_pipeline.cohort import Cohort, recall, remember
 from wsi_pipeline.digest_cache import DigestCache, _line
 from wsi_pipeline.errors import OutputError, SlideError, StoreError
 from wsi_pipeline.inbox import InboxConfig, find_slides
-from wsi_pipeline.naming import Filing, pseudonym
+from wsi_pipeline.naming import SlideFile, pseudonym
 from wsi_pipeline.night import Night, write_night
 from wsi_pipeline.outcome import of_error
 from wsi_pipeline.slide_files import content_digest
@@ -67,8 +67,8 @@ def test_pages_and_notes_are_not_written_through_links(tmp_path, tiny_bundle, ca
     again = write_night(out, Night(started=now, ended=now, inbox="in", outcomes=[]))
     assert again.parent.name == f"{night.name}-2"
     cohort = Cohort.prepare(str(tmp_path), out, str(tiny_bundle), config_of_tiny())
-    filing = Filing("slide", "slide.svs", "a" * 32)
-    remember(cohort, of_error(filing, "slide.svs", SlideError("damaged")))
+    file = SlideFile("slide.svs", ("slide.svs",), "slide", "slide.svs", "a" * 32)
+    remember(cohort, of_error(file, SlideError("damaged")))
     assert "the folder is a link" in caplog.text
     assert list(elsewhere.iterdir()) == []
     cache = DigestCache(out / ".digests")

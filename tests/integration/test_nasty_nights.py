@@ -160,7 +160,7 @@ def test_a_night_has_one_model_and_goes_on_without_it(inbox, slides, tmp_path, t
     slides("a.tif", "b.tif", "c.tif", "d.tif")
 
     def follow(job, attempt):
-        name = job.filing.name
+        name = job.slide.name
         if name == "b.tif":  # another one is promoted, and a new worker is needed
             current.unlink()
             current.symlink_to("2")
@@ -228,11 +228,11 @@ def test_a_slide_that_kills_its_reader_is_left_alone_afterwards(
 
     def follow(job, attempt):
         def on_event(event):
-            if job.filing.name == "deadly.tif" and isinstance(event, Model):
+            if job.slide.name == "deadly.tif" and isinstance(event, Model):
                 for worker in workers():
                     worker.send_signal(signal.SIGSEGV)
 
-        tries.append(job.filing.name)
+        tries.append(job.slide.name)
         return attempt(on_event)
 
     def ends(**options):

@@ -23,7 +23,7 @@ from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.engine import EngineConfig, build_engine
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.grid import GridConfig
-from wsi_pipeline.naming import Filing
+from wsi_pipeline.naming import SlideFile
 from wsi_pipeline.night import Night, write_night
 from wsi_pipeline.outcome import of_summary
 from wsi_pipeline.pipeline import score_slide
@@ -175,7 +175,9 @@ def test_pages_and_reports_do_not_show_them_either(scored, tmp_path):
     folder = folders["with"]
     page = markdown(summaries["with"], folder) + picture_uri(folder / "overlay.png")
     out = folder.parent
-    outcome = of_summary(Filing("slide", "slide.svs"), summaries["with"])
+    outcome = of_summary(
+        SlideFile("slide.svs", ("slide.svs",), "slide", "slide.svs"), summaries["with"]
+    )
     ended = datetime(2026, 1, 2, tzinfo=UTC)
     night = write_night(out, Night(ended - timedelta(hours=1), ended, "inbox", [outcome]))
     page += "".join(

@@ -340,7 +340,7 @@ def test_a_slide_that_changes_while_it_is_scored_gives_no_figure(
     filed = file_slide(str(path), "digest")
     rewrite()
     with pytest.raises(SlideChangedError, match="since it was looked into"):
-        score_slide(path, tmp_path / "out", engine, config, filing=filed)
+        score_slide(filed, tmp_path / "out", engine, config)
     # A touch is no change.
     changed_little = score_slide(path, tmp_path / "b", engine, config, once(path.touch))
     assert changed_little.status == "scored"

@@ -19,7 +19,7 @@ from PIL import Image
 from tests.jpeg_tiles import bare
 from wsi_pipeline.errors import ColourError, SlideError
 from wsi_pipeline.geometry import Box, Size
-from wsi_pipeline.naming import Filing
+from wsi_pipeline.naming import SlideFile
 from wsi_pipeline.outcome import of_error
 from wsi_pipeline.slide import Slide
 
@@ -274,5 +274,5 @@ def test_what_cannot_be_converted_is_refused_and_not_failed(tmp_path):
     tifffile.imwrite(path, CMYK, photometric="separated", tile=(TILE, TILE), **MPP)
     with pytest.raises(ColourError) as refusal:
         Slide.open(path)
-    filing = Filing(name="slide.tif", folder="slide", digest=None)
-    assert of_error(filing, str(path), refusal.value).status == "refused"
+    file = SlideFile(str(path), (str(path),), folder="slide", name="slide.tif")
+    assert of_error(file, refusal.value).status == "refused"

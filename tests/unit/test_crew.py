@@ -35,7 +35,7 @@ def setup(tmp_path, tiny_bundle, tiny_config):
 @pytest.fixture
 def job(make_slide, section):
     location = str(make_slide(section.rgb, downsamples=(4,), name="Müller & Söhne.tif"))
-    return Job(location=location, filing=file_slide(location, "file"))
+    return Job(file_slide(location, "file"))
 
 
 def only_worker():
@@ -73,7 +73,7 @@ def test_a_worker_that_dies_costs_one_try(setup, job, tmp_path, tiny_bundle, tin
         assert died.seconds > 0
 
         # The next slide has a new worker, and a bad one does not end it.
-        failed = crew.score(Job(location=str(bad), filing=file_slide(str(bad), "file")))
+        failed = crew.score(Job(file_slide(str(bad), "file")))
         first = only_worker().pid
         # Scoring by a kept graph needs no torch, and nothing of whoever runs the night.
         loaded = Path(f"/proc/{first}/maps").read_text()
@@ -93,7 +93,7 @@ def test_a_worker_that_dies_costs_one_try(setup, job, tmp_path, tiny_bundle, tin
         assert 0 < scored.model_s <= scored.model_until - scored.model_from < scored.seconds
     assert not [p for p in psutil.Process().children() if "wsi_pipeline.worker" in p.cmdline()]
     engine = build_engine(ModelBundle.load(tiny_bundle), tiny_config.engine)
-    here = score_slide(job.location, tmp_path / "here", engine, tiny_config)
+    here = score_slide(job.slide.location, tmp_path / "here", engine, tiny_config)
     assert scored.summary == here
 
 
@@ -135,8 +135,7 @@ def test_a_pseudonym_hides_the_name_in_results_and_messages(setup, job, tmp_path
     bad.write_bytes(b"II*\0" + bytes(100))
     with Crew(replace(setup, config=config), CrewConfig(slides_at_once=1)) as crew:
         outcomes = [
-            crew.score(Job(location=where, filing=file_slide(where, "digest")))
-            for where in (str(bad), job.location)
+            crew.score(Job(file_slide(where, "digest"))) for where in (str(bad), job.slide.location)
         ]
     assert [outcome.status for outcome in outcomes] == ["failed", "scored"]
     for outcome in outcomes:
