@@ -22,6 +22,9 @@ from wsi_pipeline.slide_files import (
     names_in_index,
 )
 
+STORE = ".zarr"
+"""Ending of stores of tiles, whose thousands of files are none of DICOM's."""
+
 SHOWN = 3
 """How many slides of a folder a message names."""
 
@@ -38,7 +41,9 @@ def slides_in(folder: Path) -> list[str]:
     """
     names = []
     for where, below, files in os.walk(folder):
-        below[:] = sorted(each for each in below if not each.startswith((".", "~")))
+        below[:] = sorted(
+            each for each in below if not each.startswith((".", "~")) and not each.endswith(STORE)
+        )
         place = Path(where).relative_to(folder)
         names += [
             (place / name).as_posix()

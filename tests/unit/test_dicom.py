@@ -136,6 +136,7 @@ def test_a_folder_stands_for_the_slides_in_it(tmp_path):
     vms = write(tmp_path / "case" / "s.vms", VMS.replace("s_map2.jpg", "s_map2.tif").encode())
     write(tmp_path / "case" / "s_map2.tif")
     write(tmp_path / "case" / "scored" / "m" / "cellularity.ome.tiff")
+    write_dicom(tmp_path / "case" / "scored" / "m" / "tiles.zarr" / "0", "1.2.6")
     write(tmp_path / "case" / ".hidden.svs")
     slide = write(tmp_path / "case" / "a.svs")
     folder = tmp_path / "case"
