@@ -133,7 +133,7 @@ def test_a_docker_container_is_confined() -> None:
     containers = pytest.importorskip("docker.models.containers")  # it comes with Prefect
     job = rendered("docker")
     assert job["mem_limit"] == job["memswap_limit"] == "32g"
-    args = _create_container_args(
+    args = containers._create_container_args(
         {"image": "i", "version": "1.44", **job["container_create_kwargs"]}
     )
     assert args["user"] == "10001:10001"

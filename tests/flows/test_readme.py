@@ -57,7 +57,7 @@ def block(begin: str) -> str:
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the README calls a slide, an inbox and so on; also the user's home."""
     folder = tmp_path_factory.mktemp("readme")
-    for number, name in enumerate(("slide.svs", "more.ndpi", "folder/a.tif", "inbox/b.tif")):
+    for number, name in enumerate(("slide.svs", "more.tiff", "folder/a.tif", "inbox/b.tif")):
         (folder / name).parent.mkdir(exist_ok=True)
         write_slide(folder / name, generate_region(number, 1024).rgb, downsamples=(4,))
     shutil.copytree(DEMO_BUNDLE, folder / "my-model")
