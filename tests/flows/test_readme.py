@@ -83,7 +83,7 @@ def started(text: str, folder: Path, log: Path) -> subprocess.Popen[bytes]:
 def run(text: str, folder: Path) -> str:
     """Run a block to its end; return what it said."""
     log = folder / "block.log"
-    assert started(text, folder, log).wait(DEADLINE_S) == 0, log.read_text()
+    assert started(text, folder, log).wait(2 * DEADLINE_S) == 0, log.read_text()
     return log.read_text()
 
 
