@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from skimage.color import hed_from_rgb, rgb_from_hed
+from torchvision.transforms.v2 import functional as colour
 
-from training.augment import AugmentConfig, random_stain, shrunk
+from training.augment import AugmentConfig, random_colour, random_stain, shrunk
 from training.data.picture import Picture, pack
 from training.data.views import Views, validation_batches
 
@@ -68,3 +69,19 @@ def test_stains_and_unsure_edges_are_part_of_a_view(section):
     at_edge = unsure != mask
     assert 0.01 < at_edge.float().mean() < 0.5
     assert (unsure[at_edge] >= 16).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_colours_are_shifted_as_torchvision_shifts_them(section, seed):
+    sample = pack(section.window(256, 256, 96))
+    config = AugmentConfig(brightness=0.2, contrast=0.3, saturation=0.4, hue=0.1)
+    ours = random_colour(np.random.default_rng(seed), sample, config)[..., :3]
+    rng = np.random.default_rng(seed)
+    theirs = torch.from_numpy(sample[..., :3].transpose(2, 0, 1).copy())
+    theirs = colour.adjust_brightness(theirs, 1 + rng.uniform(-1, 1) * 0.2)
+    theirs = colour.adjust_contrast(theirs, 1 + rng.uniform(-1, 1) * 0.3)
+    theirs = colour.adjust_saturation(theirs, 1 + rng.uniform(-1, 1) * 0.4)
+    theirs = colour.adjust_hue(theirs, rng.uniform(-1, 1) * 0.1).numpy().transpose(1, 2, 0)
+    assert np.abs(ours.astype(int) - sample[..., :3]).mean() > 3
+    np.testing.assert_allclose(ours.astype(int), theirs, atol=4)
+    assert np.abs(ours.astype(int) - theirs).mean() < 0.7
