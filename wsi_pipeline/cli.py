@@ -125,8 +125,9 @@ def score(
     engine = wsi.pipeline.start_engine(_load_bundle(bundle), settings)
     outcomes: dict[str, wsi.summary.SlideSummary | Exception] = {}
     known: set[str] = set()
-    for path, folder in folders.items():
-        name = wsi.naming.file_name(path)
+    for number, (path, folder) in enumerate(folders.items(), start=1):
+        name = wsi.naming.name_unread(path, settings.names)
+        name = f"{name} ({number})" if name in outcomes else name
         try:
             file = wsi.naming.file_slide(path, settings.names, folder)
             name = file.folder
@@ -259,7 +260,7 @@ def tile(
         config, mpp=mpp, allow_upsampling=allow_upsampling, workers=workers
     )
     slide = wsi.slide_folders.one_slide(slide)
-    with _progress(wsi.naming.file_name(slide)) as advance:
+    with _progress(wsi.naming.name_unread(slide, settings.names)) as advance:
         store = wsi.pipeline.tile(slide, out, settings, advance)
     typer.echo(shown(f"{len(store)} tiles in {store.path}"))
 

@@ -25,7 +25,7 @@ from wsi_pipeline.errors import BundleError, ConfigError, OutputError, SlideErro
 from wsi_pipeline.facts import Settings, TilingFacts
 from wsi_pipeline.folder import OUTCOME, read_summary
 from wsi_pipeline.inbox import Inbox, InboxSlide, find_slides
-from wsi_pipeline.naming import Names, SlideFile, file_name, pseudonym, slide_folder
+from wsi_pipeline.naming import UNREAD, Names, SlideFile, file_name, pseudonym, slide_folder
 from wsi_pipeline.outcome import Outcome, left, of_error
 from wsi_pipeline.patience import patiently
 from wsi_pipeline.reachable import footprint, unavailable
@@ -120,7 +120,8 @@ class Cohort:
             ConfigError: if there is none.
 
         """
-        inbox = find_slides(self.inbox, self.config.inbox, self.out)
+        shown = self.config.names == "file"
+        inbox = find_slides(self.inbox, self.config.inbox, self.out, show_names=shown)
         return replace(inbox, table=find_table(self.inbox))
 
     def of_slide(self, said: SlideRow) -> "Cohort":
@@ -292,7 +293,7 @@ def _digests(cohort: Cohort) -> DigestCache:
 def unread(slide: InboxSlide, names: Names) -> SlideFile:
     """File a slide whose bytes are not known."""
     if names == "digest":
-        return SlideFile(slide.location, slide.files, "", "a slide that was not read")
+        return SlideFile(slide.location, slide.files, "", UNREAD)
     try:
         folder = slide_folder(slide.location, Path()).name
     except WsiError:

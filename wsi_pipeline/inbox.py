@@ -131,7 +131,9 @@ class _Place(Protocol):
     def location(self, name: str) -> str: ...
 
 
-def find_slides(inbox: str, config: InboxConfig, results: Path | None = None) -> Inbox:
+def find_slides(
+    inbox: str, config: InboxConfig, results: Path | None = None, *, show_names: bool = True
+) -> Inbox:
     """List the slides in an inbox.
 
     Links to files and folders are followed, each real folder once. Folders that cannot be read are
@@ -142,6 +144,7 @@ def find_slides(inbox: str, config: InboxConfig, results: Path | None = None) ->
         config: when a slide counts as whole. Unless the inbox is empty or an object store, the call
             takes `look_again_s` at least.
         results: the folder that results are written to, which is left out.
+        show_names: whether the log may name files.
 
     Raises:
         ConfigError: if the inbox is missing, is a file, or cannot be listed at all.
@@ -154,7 +157,8 @@ def find_slides(inbox: str, config: InboxConfig, results: Path | None = None) ->
         now = _look(place, inbox)
     clock_s = time.time()
     for where, reason in now.left_out.items():
-        log.warning("%s: left out of the night, since %s.", where, reason)
+        shown = where if show_names else "A file or folder"
+        log.warning("%s: left out of the night, since %s.", shown, reason)
 
     visible = {name for name in now.files if not PARTIAL.search(name)}
     growing = {PARTIAL.sub("", name): name for name in now.files if name not in visible}
@@ -223,7 +227,7 @@ def slides_among(
             continue
         header = header_of(name) if may_be_dicom(name) else None
         if header is not None and header.modality != SLIDE_MODALITY:
-            log.info("%s: no slide, but DICOM of modality %s", name, header.modality)
+            log.debug("%s: no slide, but DICOM of modality %s", name, header.modality)
         elif header is not None:
             series[folder, header.series].append(name)
         elif suffix in SLIDE_SUFFIXES:

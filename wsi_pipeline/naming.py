@@ -6,6 +6,7 @@ slide has the same one everywhere, and nobody can go back from it who does not h
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,9 +18,12 @@ from wsi_pipeline.errors import SlideError
 from wsi_pipeline.locations import require_no_secret
 from wsi_pipeline.reachable import fingerprint, footprint
 from wsi_pipeline.shown import shown
-from wsi_pipeline.slide_files import content_digest, files_of
+from wsi_pipeline.slide_files import INDEXES, content_digest, files_of, is_url, names_in_index
 
 Names = Literal["file", "digest"]
+
+UNREAD = "a slide that was not read"
+"""What a slide is called of whose bytes no pseudonym could be made."""
 
 MAX_FOLDER_BYTES = 143
 """The longest name that encrypted shares of network drives take (eCryptfs); others take 255."""
@@ -29,6 +33,9 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?"
 """What Windows takes for a device, whatever the suffix."""
 _OURS = re.compile(r"nights(-[0-9]+)?", re.IGNORECASE)
 """Where the nights' pages are."""
+
+LEAST_TELLING = 5
+"""Letters of a file's name; shorter ones are in every other word, and tell nobody."""
 
 PSEUDONYM_DIGITS = 16
 """64 bits: among a million slides, two share a pseudonym with a chance of 3 in 10⁸."""
@@ -84,10 +91,20 @@ def file_slide(location: str, names: Names, folder: str | None = None) -> SlideF
     file = SlideFile(location, tuple(files_of(location)), own, file_name(location))
     if names == "file":
         return file
-    seen = file.seen_now()
-    digest = content_digest(file.parts)
+    try:
+        seen = file.seen_now()
+        digest = content_digest(file.parts)
+    except (SlideError, OSError) as error:
+        said = without_place(str(error), location, UNREAD, file.parts)
+        kind = type(error) if isinstance(error, SlideError) else SlideError
+        raise kind(said) from error.__cause__
     called = pseudonym(digest)
     return replace(file, folder=called, name=called, digest=digest, fingerprint=seen)
+
+
+def name_unread(location: str, names: Names) -> str:
+    """Return what to call a slide whose bytes are not known."""
+    return UNREAD if names == "digest" else file_name(location)
 
 
 def pseudonym(digest: str) -> str:
@@ -132,10 +149,39 @@ def slide_folder(location: str | Path, out: Path) -> Path:
 
 def without_name(text: str, slide: SlideFile) -> str:
     """Replace a slide's place and file names in a message or traceback by the name it goes by."""
-    if slide.name == file_name(slide.location):
+    return without_place(text, slide.location, slide.name, slide.parts)
+
+
+def without_place(text: str, location: str, name: str, parts: Iterable[str] = ()) -> str:
+    """Replace all that tells where a slide lies by the name it goes by, unless that is its file's.
+
+    Libraries name a slide's other files too: those beside it, or in its own folder.
+    """
+    if name == file_name(location):
         return text
-    places = {slide.location, *slide.parts}
-    # The longest first: one may be a part of another.
-    for known in sorted(places | set(map(file_name, places)), key=len, reverse=True):
-        text = text.replace(known, slide.name)
-    return text
+    folder, _, own = location.rpartition("/")
+    stem = Path(own).stem
+    known = {location, own, file_name(location), repr(own)[1:-1], *_beside(location)}
+    known |= {*parts, *map(file_name, parts)}
+    if len(stem) >= LEAST_TELLING:
+        known.add(stem)
+    places = [re.escape(f"{place}/") for place in (folder, folder.partition("://")[2]) if place]
+    below = f"(?:{'|'.join(places)})" if places else "(?!)"
+    said = [each for each in sorted(known - {""}, key=len, reverse=True) if each in text]
+    tellings = [f"{below}?{re.escape(each)}" for each in said]
+    tellings.append(rf"{below}[^\s:;,'\"()]*")
+    # At once, since the name that it goes by may look like one of them.
+    return re.sub("|".join(tellings), lambda _: name, text)
+
+
+def _beside(location: str) -> set[str]:
+    """Return the names of files that may be parts of a slide, as far as they tell anything."""
+    if is_url(location):
+        return set()
+    try:
+        names = {entry.name for entry in Path(location).parent.iterdir()}
+    except OSError:
+        names = set()
+    if Path(location).suffix.lower() in INDEXES:
+        names |= names_in_index(location)
+    return {name for name in names if len(name) >= LEAST_TELLING}

@@ -23,6 +23,7 @@ from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.jpeg import area_mean
 from wsi_pipeline.locations import require_no_secret
 from wsi_pipeline.mpp import MppSources, referee_mpp
+from wsi_pipeline.naming import without_place
 from wsi_pipeline.pyramid import Described, Level, place_levels
 from wsi_pipeline.reachable import Footprint, footprint, is_away, one_line, unavailable
 from wsi_pipeline.readers import READERS, Backend, Reader, SharedReader, open_reader
@@ -328,7 +329,7 @@ class Slide:
         self._require_reachable(errors)
         raise SlideError(
             f"{self.name}: {box.width}×{box.height} px at ({box.x}, {box.y}) of level {view.level} "
-            f"at 1/{view.shrink} cannot be decoded ({one_line(errors[0])}). The file is damaged "
+            f"at 1/{view.shrink} cannot be decoded ({self._said(errors[0])}). The file is damaged "
             f"there: copy or scan it again."
         ) from errors[0]
 
@@ -373,15 +374,19 @@ class Slide:
         except Exception as error:
             self._require_reachable([error])
             raise SlideError(
-                f"{self.name}: its bytes cannot be read ({one_line(error)}). Check the "
+                f"{self.name}: its bytes cannot be read ({self._said(error)}). Check the "
                 f"permissions of all its files, or copy it again."
             ) from error
+
+    def _said(self, error: Exception) -> str:
+        """Say an error of a library in one line, by the name that the slide goes by."""
+        return without_place(one_line(error), self._location, self.name)
 
     def _require_reachable(self, errors: Sequence[Exception]) -> None:
         """Raise if reads failed because of the way to the file, and not of its bytes."""
         for error in errors:
             if is_away(error):
-                raise unavailable(self.name, error) from error
+                raise unavailable(self.name, self._said(error)) from error
         try:
             now = footprint(self._location)
         except SlideError as error:

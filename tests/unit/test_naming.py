@@ -8,7 +8,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.naming import MAX_FOLDER_BYTES, file_name, slide_folder
+from wsi_pipeline.naming import (
+    MAX_FOLDER_BYTES,
+    SlideFile,
+    file_name,
+    slide_folder,
+    without_name,
+)
 from wsi_pipeline.slide import Slide
 
 OUT = Path("results")
@@ -110,3 +116,32 @@ def test_a_url_that_holds_a_secret_is_refused_and_not_repeated(location):
             use()
         assert SECRET not in str(caught.value)
         assert "AKIA" not in str(caught.value)
+
+
+def test_a_pseudonym_hides_every_file_of_a_slide_in_what_libraries_say(tmp_path):
+    folder = tmp_path / "Mustermann case"
+    folder.mkdir()
+    vms = folder / "Mustermann, Erika (1).vms"
+    vms.write_text("[Virtual Microscope Specimen]\nMapFile=Mustermann, Erika: map.jpg\n")
+    (folder / "Erika beside it.jpg").touch()
+    name = "slide-0123456789abcdef"
+    slide = SlideFile(str(vms), (str(vms),), name, name)
+    for said in (
+        f"{vms}: damaged",
+        f"Couldn't open {folder}/Mustermann, Erika: map.jpg: No such file",
+        f"{folder}/Mustermann-other.dat, and '{folder}/Mustermann.x'",
+        "no Mustermann, Erika (1).vms; Mustermann, Erika (1)/Slidedat.ini; Erika beside it.jpg",
+        f"FileNotFoundError: [Errno 2] No such file or directory: {str(vms)!r}",
+    ):
+        hidden = without_name(said, slide)
+        assert "slide-0123456789abcdef" in hidden
+        assert "Muster" not in hidden
+        assert "Erika" not in hidden
+    url = "s3://bucket/Mustermann case/Mustermann.svs"
+    remote = SlideFile(url, (url,), name, name)
+    hidden = without_name(f"{url}: bucket/Mustermann case/Mustermann.svs is gone", remote)
+    assert hidden == f"{name}: {name} is gone"
+    short = SlideFile("/in/a.svs", ("/in/a.svs",), name, name)
+    assert without_name("in a.svs, see", short) == f"in {name}, see"
+    own = SlideFile(str(vms), (str(vms),), "x", vms.name)
+    assert without_name(f"{vms}: x", own) == f"{vms}: x"
