@@ -21,6 +21,7 @@ from training.metrics import (
     prediction_probability,
     spearman,
 )
+from training.paper import TABLE_1_VALIDATION, TABLES_3_TO_5_CONFUSION
 
 LEVELS = st.integers(0, 6).map(lambda level: level / 6)
 PAIRS = st.lists(st.tuples(LEVELS, LEVELS), min_size=2, max_size=25)
@@ -221,3 +222,8 @@ def test_icc_asks_for_the_same_scores_and_not_only_the_same_order():
 )
 def test_icc_of_too_little_is_unknown(ratings):
     assert np.isnan(intraclass_correlation(ratings))
+
+
+def test_the_papers_confusion_matrix_gives_another_mean_iou_than_its_table():
+    assert mean_iou(np.array(TABLES_3_TO_5_CONFUSION[1])) == pytest.approx(0.761, abs=5e-4)
+    assert TABLE_1_VALIDATION[0].mean_iou == pytest.approx(0.6449)
