@@ -232,7 +232,13 @@ class Worker:
                     raise ModelUnavailableError("The night was ended.")
                 if self._process is not None:
                     self._process.stop()
-                process = self._process = _Process(self._setup, self._slot)
+                try:
+                    process = self._process = _Process(self._setup, self._slot)
+                except OSError as error:
+                    raise ModelUnavailableError(
+                        f"No process that scores can be started ({error.strerror}). Check the "
+                        f"machine's memory, its disk for temporary files and its limits."
+                    ) from error
             try:
                 first = process.events.get(timeout=LOADED_WITHIN_S)
             except queue.Empty:
@@ -343,13 +349,14 @@ def _listen(
     pipe: "Connection[Setup | Job, Event]", events: queue.SimpleQueue[Event | None]
 ) -> None:
     """Pass on what a worker says: whoever watches it must not wait for half a message."""
-    with pipe:
-        try:
+    try:
+        with pipe:
             while True:
                 events.put(pipe.recv())
-        except (EOFError, OSError) as error:
-            log.debug("a worker fell silent: %s", error)
-    events.put(None)
+    except (EOFError, OSError) as error:
+        log.debug("a worker fell silent: %s", error)
+    finally:
+        events.put(None)
 
 
 def _died(process: _Process, job: Job) -> Outcome:

@@ -18,6 +18,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait as wait_for
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Self
 
 from wsi_pipeline.cohort import Cohort, Step, labelled, plan, remember, unread
 from wsi_pipeline.crew import Job, OnEvent
-from wsi_pipeline.errors import ModelUnavailableError, WsiError
+from wsi_pipeline.errors import ConfigError, ModelUnavailableError, WsiError
 from wsi_pipeline.naming import SlideFile
 from wsi_pipeline.night import Night, write_night
 from wsi_pipeline.outcome import Outcome, left, of_error
@@ -35,6 +36,8 @@ from wsi_pipeline.patience import elsewhere
 log = logging.getLogger(__name__)
 
 THREADS_END_WITHIN_S = 5.0
+LOOKED_WITHIN_S = 3600.0
+"""A million files on a slow drive take minutes to list, and a drive that hangs takes for ever."""
 
 Attempt = Callable[[OnEvent], Outcome]
 """Tries to score a slide, and tells of it meanwhile; whatever happens to it is its outcome."""
@@ -97,7 +100,13 @@ class NightRun:
 
         """
         # A drive that hangs must not keep the night from being ended.
-        inbox = elsewhere(self._cohort.look).result()
+        looking = elsewhere(self._cohort.look)
+        if not wait_for([looking], LOOKED_WITHIN_S).done:
+            raise ConfigError(
+                f"{self._cohort.inbox}: the inbox could not be listed within "
+                f"{LOOKED_WITHIN_S:.0f} s. Check its drive."
+            )
+        inbox = looking.result()
         names = self._cohort.config.names
         for slide in (*inbox.copying, *inbox.slides):
             self._waiting[slide.location] = unread(slide, names)

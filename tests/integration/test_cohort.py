@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
 
+from wsi_pipeline import night_run
 from wsi_pipeline.cohort import Cohort
 from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.crew import CrewConfig
@@ -156,7 +158,13 @@ def test_what_was_away_is_tried_again_after_the_others(inbox, tmp_path, tiny_bun
     assert order[-1] == "case 1.tif"
 
 
-def test_no_inbox(tmp_path, tiny_bundle, config):
+def test_no_inbox(tmp_path, tiny_bundle, config, monkeypatch):
+    monkeypatch.setattr(night_run, "LOOKED_WITHIN_S", 0.1)
+    hangs = Cohort.prepare(str(tmp_path), tmp_path, str(tiny_bundle), config)
+    monkeypatch.setattr(Cohort, "look", lambda _cohort: threading.Event().wait())
+    with pytest.raises(ConfigError, match="not be listed within"), NightRun(hangs) as night:
+        list(night)
+    monkeypatch.undo()
     with (
         pytest.raises(ConfigError, match="missing"),
         NightRun(
