@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import ceil
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,9 @@ from typing import Self
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from wsi_pipeline.blank import blank_cells, cell_box, middle_of, runs_around, shows
 from wsi_pipeline.dicom import described_levels
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Box, Mpp, Size
@@ -108,6 +110,7 @@ class Slide:
         self._sizes = reader.sizes
         self.levels = tuple(level for level in levels if level is not None)
         self._views = _views(levels, reader.shrinks)
+        self._finer = _finer_views(levels, reader.shrinks)
         self.l0_size = reader.sizes[0]
         self.l0_bounds = _scanned_part(self.l0_size, reader.l0_bounds)
         self.mpp_sources = mpp_sources
@@ -160,8 +163,8 @@ class Slide:
     def read(self, l0_box: Box, size: Size) -> Rgb:
         """Read a region, resampled to `size` with anti-aliasing; white outside the slide.
 
-        What is read is the coarsest view that is still fine enough. Placement is exact to less
-        than half a pixel of it.
+        What is read is the coarsest view that is still fine enough; what is missing or damaged in
+        its level is looked for in finer ones. Placement is exact to less than half a pixel of it.
 
         Args:
             l0_box: the region in level-0 pixels; it may reach beyond the slide.
@@ -176,21 +179,25 @@ class Slide:
 
         """
         view = self.view_for(min(l0_box.width / size.width, l0_box.height / size.height))
-        x, y, width, height = (
-            side / view.downsample for side in (l0_box.x, l0_box.y, l0_box.width, l0_box.height)
-        )
+        return self._read_from(view, (l0_box.x, l0_box.y, l0_box.width, l0_box.height), size)
+
+    def _read_from(
+        self, view: View, l0_place: tuple[float, float, float, float], size: Size
+    ) -> Rgb:
+        """Read a place, (x, y, width, height) in level-0 pixels, from a view."""
+        x, y, width, height = (side / view.downsample for side in l0_place)
         left, top = int(np.floor(x + 1e-6)), int(np.floor(y + 1e-6))
         right, bottom = int(np.ceil(x + width - 1e-6)), int(np.ceil(y + height - 1e-6))
         box = Box(left, top, right - left, bottom - top)
         inside = box.intersection(Box(0, 0, view.size.width, view.size.height))
         if inside.size == box.size:
-            pixels = self._read_view(view, box)
+            pixels = self._read_whole(view, box)
         else:
             pixels = np.full((box.height, box.width, 3), 255, np.uint8)
             if inside.width and inside.height:
                 row, column = inside.y - top, inside.x - left
-                pixels[row : row + inside.height, column : column + inside.width] = self._read_view(
-                    view, inside
+                pixels[row : row + inside.height, column : column + inside.width] = (
+                    self._read_whole(view, inside)
                 )
         return resample(pixels, (x - left, y - top, width, height), size)
 
@@ -307,6 +314,69 @@ class Slide:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _read_whole(self, view: View, box: Box) -> Rgb:
+        """Read whole pixels of a view, and those that its level lacks from a finer one."""
+        finer = self._finer[view.level]
+        try:
+            pixels = self._read_view(view, box)
+        except SlideUnavailableError:
+            raise
+        except SlideError:
+            if not finer:
+                raise
+            if max(box.width, box.height) <= LEAST_BLOCK_PX:
+                return self._read_instead(finer[0], view, box)
+            pixels = np.empty((box.height, box.width, 3), np.uint8)
+            for part in _pieces(box, -(-box.width // 2), -(-box.height // 2)):
+                rows, columns = part.y - box.y, part.x - box.x
+                pixels[rows : rows + part.height, columns : columns + part.width] = (
+                    self._read_whole(view, part)
+                )
+            return pixels
+        cells = blank_cells(pixels) if finer else np.zeros((1, 1), np.bool_)
+        for row, column in np.argwhere(cells):
+            cell = cell_box(row, column)
+            blank = pixels[cell.y, cell.x].copy()
+            place = Box(cell.x + box.x, cell.y + box.y, *astuple(cell.size)).intersection(box)
+            cells[row, column] = self._shows_more(finer, view, place, blank)
+        for run in runs_around(cells):
+            place = Box(run.x + box.x, run.y + box.y, *astuple(run.size)).intersection(box)
+            pixels[run.y : run.bottom, run.x : run.right] = self._read_instead(
+                finer[0], view, place
+            )
+        return pixels
+
+    def _shows_more(
+        self, finer: Sequence[View], view: View, box: Box, blank: NDArray[np.uint8]
+    ) -> bool:
+        """Whether a finer level shows more than a blank in the middle of a box."""
+        middle = middle_of(box)
+        for other in finer:
+            scale = view.downsample / other.downsample
+            left, top = int(middle.x * scale), int(middle.y * scale)
+            right, bottom = int(middle.right * scale) + 1, int(middle.bottom * scale) + 1
+            place = Box(left, top, right - left, bottom - top).intersection(
+                Box(0, 0, other.size.width, other.size.height)
+            )
+            if not (place.width and place.height):
+                continue
+            try:
+                pixels = self._read_view(other, place)
+            except SlideUnavailableError:
+                raise
+            except SlideError:
+                continue  # whoever reads it will find out
+            if shows(pixels, blank):
+                return True
+        return False
+
+    def _read_instead(self, finer: View, view: View, box: Box) -> Rgb:
+        """Read a box of a view's pixels from a finer one."""
+        log.debug("%s: %s of %s is read from %s", self.name, box, view, finer)
+        side = view.downsample
+        place = box.x * side, box.y * side, box.width * side, box.height * side
+        return self._read_from(finer, place, box.size)
 
     def _read_view(self, view: View, box: Box) -> Rgb:
         """Read whole pixels of a view: once more if it fails, then with the other reader."""
@@ -447,6 +517,26 @@ def _scanned_part(l0_size: Size, l0_bounds: Box | None) -> Box:
     whole = Box(0, 0, l0_size.width, l0_size.height)
     part = whole if l0_bounds is None else whole.intersection(l0_bounds)
     return part if part.width and part.height else whole
+
+
+def _finer_views(
+    levels: Sequence[Level | None], shrinks: Sequence[Sequence[int]]
+) -> dict[int, list[View]]:
+    """Return for each level those that are finer, the coarsest first, shrunk to about its size."""
+    placed = {index: level for index, level in enumerate(levels) if level is not None}
+    finer: dict[int, list[View]] = {}
+    for own, level in placed.items():
+        others = [index for index in placed if placed[index].downsample < level.downsample]
+        finer[own] = []
+        for index in sorted(others, key=lambda each: -placed[each].downsample):
+            other = placed[index]
+            fitting = [
+                each for each in shrinks[index] if other.downsample * each <= level.downsample
+            ]
+            shrink = max(fitting, default=1)
+            size = Size(other.size.width // shrink, other.size.height // shrink)
+            finer[own].append(View(index, shrink, size, other.downsample * shrink))
+    return finer
 
 
 def _views(levels: Sequence[Level | None], shrinks: Sequence[Sequence[int]]) -> tuple[View, ...]:
