@@ -242,6 +242,16 @@ def test_damage_is_noticed_and_mended(scored, slide, tmp_path, engine, config, m
     score_slide(slide, out, engine, config)
     assert files(scored) == before
 
+    # A flipped bit in the store is found, and healed by scoring those tiles alone.
+    scores = scored / "tiles.zarr" / "cellularity" / "c" / "0"
+    flip(scores, secretly=True)
+    [fault] = faults(scored, HERE, deep=True)
+    assert fault.path.name == "tiles.zarr"
+    (scored / "tiles.parquet").unlink()
+    score_slide(slide, out, engine, config)
+    assert files(scored) == before
+    assert faults(scored, HERE, deep=True) == []
+
     for lose in (Path.unlink, lambda path: path.write_text('{"status": "sco')):
         lose(scored / "summary.json")
         [fault] = faults(scored, HERE)
