@@ -55,6 +55,7 @@ def killed_at(write: int, part: float, action: Callable[[], object]) -> bool:
     child = os.fork()
     if not child:
         try:
+            signal.alarm(120)  # in case it hangs
             left = write
             put = zarr_local._put
 
@@ -74,7 +75,10 @@ def killed_at(write: int, part: float, action: Callable[[], object]) -> bool:
         finally:
             os._exit(0)
     _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
+    if not os.WIFSIGNALED(status):
+        return False
+    assert os.WTERMSIG(status) == signal.SIGKILL, "it hung"
+    return True
 
 
 class Beside(RuleBasedStateMachine):
