@@ -20,7 +20,7 @@ model that has seen every generated look is the more likely to take a real one f
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -123,12 +123,13 @@ def generate_patch(
     rng: np.random.Generator,
     config: SyntheticConfig | None = None,
     pattern: Pattern | None = None,
+    weights: Mapping[Pattern, float] = PATTERN_WEIGHTS,
 ) -> Patch:
-    """Generate one patch, of a random pattern unless one is named."""
+    """Generate one patch, of a pattern drawn by weight unless one is named."""
     config = config or SyntheticConfig()
     if pattern is None:
-        weights = np.array(list(PATTERN_WEIGHTS.values()))
-        pattern = list(PATTERN_WEIGHTS)[rng.choice(len(weights), p=weights / weights.sum())]
+        share = np.array(list(weights.values()))
+        pattern = list(weights)[rng.choice(len(share), p=share / share.sum())]
     layout = _Layout.empty(config.size)
     _PATTERNS[pattern](rng, layout)
     return _render(rng, layout, _draw_stain(rng, config.stain))

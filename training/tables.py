@@ -42,6 +42,7 @@ from training.seg import SegConfig, confusion_over, train_segmentation
 from wsi_pipeline.architecture import CLASSES, Architecture
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import WsiError
+from wsi_pipeline.network import build_network
 from wsi_pipeline.validation import load_yaml
 
 log = logging.getLogger(__name__)
@@ -357,6 +358,8 @@ def make_tables(config: TablesConfig, runs: Path, *, root: Path) -> list[Table]:
         root: folder that the sets' roots are relative to.
 
     """
+    for architecture in config.networks.values():
+        build_network(architecture)  # so that no typing error shows after days
     tables: list[Table] = []
     regressions: dict[str, Sequence[RegressionResult]] = {}
     for name, configured in config.sets.items():

@@ -128,6 +128,15 @@ def test_another_recipe_does_not_pass_for_the_one_that_was_run(made, tmp_path):
         run_tables(tmp_path)
 
 
+def test_every_network_is_built_before_the_first_is_trained(made, tmp_path):
+    config = yaml.safe_load((made / "tables.yaml").read_text())
+    config["networks"]["Last"] = {"regression_backbone": "resnet999"}
+    (tmp_path / "tables.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit, match="'resnet999' is no network"):
+        run_tables(tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_guided_network_must_be_called_so(made, tmp_path):
     config = yaml.safe_load((made / "tables.yaml").read_text())
     config["networks"]["Ours"] = config["networks"].pop("Guided")

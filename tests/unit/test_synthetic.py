@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from training.data.generated import generated_sample
+from training.data.generated import GeneratedData, generated_sample
 from training.data.picture import pack, unpack
 from training.synthetic import (
     BACKGROUND,
@@ -185,6 +185,17 @@ def test_patch_i_of_a_seed_is_always_the_same_and_validation_is_another_stream()
     np.testing.assert_array_equal(sample, generated_sample("train", 5, 64, 3))
     assert not np.array_equal(sample, generated_sample("train", 5, 64, 4))
     assert not np.array_equal(sample, generated_sample("validation", 5, 64, 3))
+
+
+def test_patterns_are_drawn_by_weight(tmp_path):
+    usual, glass = (
+        GeneratedData(train=4, size=64, cache=tmp_path, weights=weights).nuclei("train")
+        for weights in (None, {"glass": 1.0})
+    )
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+    assert max(picture.cellularity for picture in usual) > 0
+    assert all(picture.cellularity == 0 for picture in glass)
+    np.testing.assert_array_equal(usual[1].sample, generated_sample("train", 0, 64, 1))
 
 
 def test_the_command_writes_patches_and_a_contact_sheet(tmp_path):

@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from rich.progress import track
 from training import synthetic
 from training.augment import Sample
 from training.data.picture import PACKING, LazyPictures, Picture, Pictures, pack
-from training.synthetic import SyntheticConfig, generate_patch
+from training.synthetic import PATTERN_WEIGHTS, Pattern, SyntheticConfig, generate_patch
 from wsi_pipeline.atomic import atomic_path
 
 Part = Literal["train", "validation"]
@@ -37,6 +37,11 @@ class GeneratedData(BaseModel):
     validation: int = Field(default=128, gt=0, description="number of patches to judge by")
     size: int = Field(default=512, ge=64, description="side of a patch, px at 0.5 µm/px")
     seed: int = 0
+    weights: dict[Pattern, Annotated[float, Field(gt=0)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="how often each pattern is drawn; null spreads cellularity as BreastPathQ's is",
+    )
     cache: Path = Field(default=Path("runs/patches"), description="folder to keep patches in")
     workers: int = Field(default=1, ge=1, description="processes that generate patches")
 
@@ -50,17 +55,23 @@ class GeneratedData(BaseModel):
         return self.nuclei(part)
 
 
-def generated_sample(part: Part, seed: int, size: int, i: int) -> Sample:
+def generated_sample(
+    part: Part, seed: int, size: int, i: int, weights: dict[Pattern, float] | None = None
+) -> Sample:
     """Generate patch ``i`` of a part of a seed, packed."""
     rng = np.random.default_rng((seed, part == "validation", i))
     stain: Literal["usual", "shifted"] = "shifted" if part == "validation" else "usual"
-    return pack(generate_patch(rng, SyntheticConfig(size=size, stain=stain)))
+    config = SyntheticConfig(size=size, stain=stain)
+    return pack(generate_patch(rng, config, weights=weights or PATTERN_WEIGHTS))
 
 
 def generated_samples(data: GeneratedData, part: Part) -> Path:
     """Return the file of a part's samples, uint8 [N, S, S, 4], which is made if need be."""
     count = data.train if part == "train" else data.validation
-    generator = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
+    drawn = Path(synthetic.__file__).read_bytes()
+    if data.weights is not None:
+        drawn += repr(data.weights).encode()
+    generator = hashlib.sha256(drawn).hexdigest()[:12]
     name = f"{part}-{count}x{data.size}-seed{data.seed}-{generator}-packed{PACKING}.npy"
     path = data.cache / name
     if not path.exists():
@@ -83,7 +94,7 @@ def _read(samples: Path, part: Part, i: int) -> Picture:
 
 
 def _generate(data: GeneratedData, part: Part, count: int) -> Iterator[Sample]:
-    make = partial(generated_sample, part, data.seed, data.size)
+    make = partial(generated_sample, part, data.seed, data.size, weights=data.weights)
     if data.workers == 1:
         yield from map(make, range(count))
         return
