@@ -364,11 +364,11 @@ def _died(process: _Process, job: Job) -> Outcome:
     code, words = process.stop()
     return _broken(
         job,
-        "WorkerDied",
+        "WorkerEnded" if code in ENDED_BY_OTHERS else "WorkerDied",
         f"the process that scored it died ({_how(code)}). If it does so again, the file is "
         f"damaged in a way that the library which reads it does not survive, or the memory "
         f"is too small: copy or scan the slide again",
-        retry="another night" if code in ENDED_BY_OTHERS else "now",
+        retry="now",
         trace=words,
     )
 

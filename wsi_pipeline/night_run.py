@@ -27,7 +27,7 @@ from typing import Self
 
 from wsi_pipeline.cohort import Cohort, Step, labelled, plan, remember, unread
 from wsi_pipeline.crew import Job, OnEvent
-from wsi_pipeline.errors import ConfigError, ModelUnavailableError, WsiError
+from wsi_pipeline.errors import ConfigError, ModelUnavailableError, OutputError, WsiError
 from wsi_pipeline.naming import SlideFile
 from wsi_pipeline.night import Night, write_night
 from wsi_pipeline.outcome import Outcome, left, of_error
@@ -165,7 +165,14 @@ class NightRun:
             outcomes=[*self._outcomes, *ended],
             is_whole=error is None and not ended,
         )
-        return write_night(self._cohort.out, self.report)
+        try:
+            return write_night(self._cohort.out, self.report)
+        except OSError as error_of_page:
+            raise OutputError(
+                f"{self._cohort.out}: the night's page cannot be written "
+                f"({error_of_page.strerror}). Free space, or clear the way; the slides' own "
+                f"results are kept."
+            ) from error_of_page
 
     def _side_by_side(self, steps: Iterator[Step]) -> Iterator[tuple[str, Job | Outcome, Outcome]]:
         """Work on as many slides at once as there are workers; yield their outcomes as they end.
@@ -228,7 +235,7 @@ class NightRun:
 
     def _end(self, location: str, step: Job | Outcome | None, outcome: Outcome) -> Outcome:
         if isinstance(step, Job):
-            if outcome.kind == "WorkerDied" and outcome.retry == "now":
+            if outcome.kind == "WorkerDied":  # every time, as with other damaged files
                 outcome = outcome.model_copy(update={"retry": "never"})
             remember(self._cohort.of_slide(step.said), outcome)
             outcome = labelled(outcome, step.said)
