@@ -115,7 +115,7 @@ def recipe_of(target: str) -> list[str]:
         ("flows", "skimage", "DEP004 'skimage'"),
         ("training", "prefect", "DEP004 'prefect'"),
         ("training", "sklearn", "DEP004 'sklearn'"),
-        ("tests", "sqlalchemy", "DEP003 'sqlalchemy' imported but it is a transitive"),
+        ("tests", "alembic", "DEP003 'alembic' imported but it is a transitive"),
         ("tests", "nothing_of_the_kind", "DEP001 'nothing_of_the_kind' imported but missing"),
     ],
 )
