@@ -20,7 +20,9 @@ from wsi_pipeline.geometry import Box, Mpp
 from wsi_pipeline.slide import Slide
 from wsi_pipeline.unscanned import between, black, is_dark_field, unscanned
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+Micrometres = Annotated[float, Field(gt=0, le=1e4)]
+"""Of shapes that are looked for: beyond a centimetre they are as large as the section."""
 
 GLASS_MAX_DENSITY = 0.4
 """Glass lets at least two fifths of the light through (10 ** -0.4) in every channel."""
@@ -59,17 +61,19 @@ class TissueConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mpp: Mpp = Field(
-        default=Mpp(8.0), gt=0, le=1000, description="µm/px at which the mask is computed"
+        default=Mpp(8.0), ge=0.1, le=1000, description="µm/px at which the mask is computed"
     )
-    window_um: Positive = Field(default=10.0, description="sigma of the window texture is seen in")
+    window_um: Micrometres = Field(
+        default=10.0, description="sigma of the window texture is seen in"
+    )
     min_texture: Positive = Field(default=0.025, description="density: local deviation of tissue")
     min_stain: Positive = Field(
         default=0.15, description="density: colour that is tissue if smooth"
     )
-    closing_um: Positive = Field(
+    closing_um: Micrometres = Field(
         default=48.0, description="gaps narrower than twice this are closed"
     )
-    min_width_um: Positive = Field(
+    min_width_um: Micrometres = Field(
         default=80.0, description="a piece is kept if a disc this wide (5000 µm²) fits into it"
     )
     max_hole_um2: Positive = Field(default=1e6, description="larger holes of glass stay open")

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from wsi_pipeline.errors import ConfigError
 
+MAX_BYTES = 1 << 20
+"""Of a configuration; a device has no end."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -26,7 +29,7 @@ def load_yaml(path: Path, kind: type[Model], settings: Sequence[str] = ()) -> Mo
 
     """
     try:
-        content = _read(path.read_text(encoding="utf-8"))
+        content = _read(_text(path))
         content = {} if content is None else content
         for setting in settings:
             _change(content, setting)
@@ -39,6 +42,14 @@ def load_yaml(path: Path, kind: type[Model], settings: Sequence[str] = ()) -> Mo
         raise ConfigError(
             f"{path}: {problems(error)}. The files in configs/ explain every value."
         ) from error
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise _NotYamlError(f"it goes on beyond {MAX_BYTES:,} bytes")
+    return raw.decode("utf-8")
 
 
 def _change(content: Any, setting: str) -> None:  # noqa: ANN401
@@ -63,7 +74,8 @@ class _NotYamlError(Exception):
 
 def _read(text: str) -> Any:  # noqa: ANN401
     try:
-        return yaml.safe_load(text)
+        content = yaml.safe_load(text)
+        scalars = [token.value for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken)]
     # Of a date that is none, a number of ten thousand digits or a tag that does not fit its value,
     # PyYAML lets pass whatever Python says.
     except (
@@ -71,6 +83,9 @@ def _read(text: str) -> Any:  # noqa: ANN401
         AttributeError,
     ) as error:  # fmt: skip
         raise _NotYamlError(" ".join(str(error).split()) or type(error).__name__) from error
+    if any("\0" in scalar for scalar in scalars):
+        raise _NotYamlError("it holds a NUL, which no path or name can have")
+    return content
 
 
 def problems(error: ValidationError) -> str:
