@@ -276,10 +276,10 @@ def test_a_slide_that_must_not_be_read(wsi, make_slide, tissue, monkeypatch):
     secret, public = (make_slide(tissue, name=name) for name in ("a.tif", "b.tif"))
     score_slide = pipeline.score_slide
 
-    def guarded(path, *arguments, **options):
-        if path == str(secret):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return score_slide(path, *arguments, **options)
+    def guarded(file, *arguments, **options):
+        if file.location == str(secret):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file.location)
+        return score_slide(file, *arguments, **options)
 
     monkeypatch.setattr(pipeline, "score_slide", guarded)
     code, out, err = wsi("score", secret, public)
