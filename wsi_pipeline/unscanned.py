@@ -29,8 +29,10 @@ WHITE_ABOVE = 250
 """Intensity of all channels: as good as glass, which may well be overexposed."""
 
 DARKER = 0.85
-"""Of the brightest, which is glass: a frame that is as bright must be of one colour to a
-single intensity, or even glass would pass for one."""
+"""Of the brightest, which is glass: a frame that is as bright must be of one colour to the
+last intensity and cover a whole side, or even glass would pass for one."""
+
+WHOLE_SIDE = 0.95
 
 LEAST_PX = 5
 """Side of the smallest square that is a filling, in pixels of some 4 to 8 µm."""
@@ -124,9 +126,12 @@ def _frame(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
         if stats[label, cv2.CC_STAT_AREA] < LEAST_FRAME * flat.size:
             continue
         part = labels == label
-        low, high = np.percentile(smooth[part], [2, 98], axis=0)
-        most = MAX_RANGE if high.max() < as_bright else MAX_RANGE / 4
-        if (high - low).max() <= most and low.min() < WHITE_ABOVE:
+        is_darker = np.median(level[part]) < as_bright
+        low, high = np.percentile((smooth if is_darker else rgb)[part], [2, 98], axis=0)
+        sides = part[0], part[-1], part[:, 0], part[:, -1]
+        covers_side = max(side.mean() for side in sides) > WHOLE_SIDE
+        most = MAX_RANGE if is_darker else 0
+        if (high - low).max() <= most and low.min() < WHITE_ABOVE and (is_darker or covers_side):
             frame |= part
     return _grown(frame, rgb)
 
