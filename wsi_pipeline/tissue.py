@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from wsi_pipeline.errors import ColourError
 from wsi_pipeline.geometry import Box, Mpp
 from wsi_pipeline.slide import Slide
-from wsi_pipeline.unscanned import between, black, is_dark_field, unscanned
+from wsi_pipeline.unscanned import GLASS_ABOVE, between, black, is_dark_field, unscanned
 
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 Micrometres = Annotated[float, Field(gt=0, le=1e4)]
@@ -221,8 +221,10 @@ def _mask_at_scale(rgb: NDArray[np.uint8], mpp: float, config: TissueConfig) -> 
     filled = _fill_holes(_close(evidence, config.closing_um / mpp), glassy, max_hole)
     # The window sees a sharp edge from about one and a third of its sigma away.
     margin = round(4 / 3 * sigma)
-    # What was never scanned is tissue where it has tissue on both sides, as a hole in it has.
-    within = between(filling, filled)
+    # What was never scanned is tissue where it has tissue on both sides, as a hole in it has. What
+    # is bright may be glass that the codec left flat, and is judged as such.
+    hidden = filling & (rgb.min(axis=2) < GLASS_ABOVE)
+    within = between(hidden, filled) | (filled & ~hidden)
     outside = filling & ~within
     mask = _erode(filled | filling, margin) & ~outside
     # Before closing, or specks that happen to lie close together would pass for a piece.

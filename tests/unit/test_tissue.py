@@ -201,6 +201,14 @@ def test_filling_around_the_scan_is_not_tissue(fill):
     assert np.count_nonzero(mask) == np.count_nonzero(mask[70:-70, 70:-70])
 
 
+def test_glass_that_the_codec_left_flat_is_no_tissue_in_a_bay_of_it(tissue_like):
+    rgb = tissue_like(200, 200)
+    rgb[:30] = rgb[:, :40] = rgb[80:150] = 241
+    mask = tissue_mask(rgb, MPP)
+    assert not mask[90:140, 60:].any()
+    assert mask[40:70, 60:].mean() > 0.99
+
+
 def test_the_configuration_is_checked():
     with pytest.raises(ValidationError):
         TissueConfig(window_um=0)
