@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.alike import unlike_levels
 from wsi_pipeline.blank import blank_cells, cell_box, middle_of, runs_around, shows
 from wsi_pipeline.dicom import described_levels
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
@@ -28,7 +29,7 @@ from wsi_pipeline.mpp import MppSources, referee_mpp
 from wsi_pipeline.naming import without_place
 from wsi_pipeline.pyramid import Described, Level, place_levels
 from wsi_pipeline.reachable import Footprint, footprint, is_away, one_line, unavailable
-from wsi_pipeline.readers import READERS, Backend, Reader, SharedReader, open_reader
+from wsi_pipeline.readers import GENERIC_TIFF, READERS, Backend, Reader, SharedReader, open_reader
 from wsi_pipeline.slide_files import content_digest, files_of, open_binary
 from wsi_pipeline.stated import described_power, pixel_size, tags_statement
 from wsi_pipeline.tiff import MAX_SIDE_PX, Picture, check_tiff
@@ -150,6 +151,8 @@ class Slide:
             _require_possible(reader.sizes[0], where)
             described = _described(where, reader.vendor, pictures)
             levels = place_levels(reader.sizes, reader.downsamples, described, where)
+            if reader.vendor == GENERIC_TIFF:
+                levels = _without_unlike(levels, chosen, pictures, where)
             sources = _mpp_sources(reader, pictures)
             return cls(where, chosen, reader, levels, sources, mpp, found, called)
         except BaseException:
@@ -510,6 +513,37 @@ def _described(location: str, vendor: str, pictures: Sequence[Picture]) -> list[
         Described(picture.size, picture.tile, said.xy[0] if said and said.xy else None)
         for picture, said in zip(pictures, statements, strict=True)
     ]
+
+
+def _without_unlike(
+    levels: tuple[Level | None, ...], backend: str, pictures: Sequence[Picture], location: str
+) -> tuple[Level | None, ...]:
+    """Leave out the levels that show something else than level 0, or in other colours.
+
+    Raises:
+        SlideError: if one is not even marked as a level: then it is another section.
+
+    """
+    coloured = {picture.size for picture in pictures if picture.colour.refusal() is None}
+    levels = tuple(level if level and level.size in coloured else None for level in levels)
+    if sum(level is not None for level in levels) < 2:
+        return levels
+    with closing(READERS[backend](location)) as reader:  # of its own: an error may spend it
+        unlike = unlike_levels(levels, reader.read_level)
+    marked = {picture.size for picture in pictures if picture.reduced or picture.below}
+    for index in unlike:
+        size = reader.sizes[index]
+        if size not in marked:
+            raise SlideError(
+                f"{location}: it holds a picture of {size.width:,} × {size.height:,} px that shows "
+                f"something else than the first one: another section, which would be left out. "
+                f"Export each as a file of its own."
+            )
+        log.warning(
+            "%s: the level of %d × %d px shows something else than level 0, and is left out.",
+            location, size.width, size.height,
+        )  # fmt: skip
+    return tuple(None if index in unlike else level for index, level in enumerate(levels))
 
 
 def _scanned_part(l0_size: Size, l0_bounds: Box | None) -> Box:

@@ -12,6 +12,7 @@ from wsi_pipeline.errors import SlideError
 from wsi_pipeline.slide import Slide
 
 RGB = np.random.default_rng(0).integers(256, size=(600, 800, 3), dtype=np.uint8)
+HALF = RGB.reshape(300, 2, 400, 2, 3).mean((1, 3)).astype(np.uint8)
 OTHER = RGB[::-1].copy()
 TILES = {"tile": (128, 128)}
 PER_CM = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
@@ -105,7 +106,7 @@ def test_what_lies_beside_a_slide_does_no_harm(tmp_path, backend):
     path = write(
         tmp_path / "slide.tif",
         (RGB, TILES),
-        (RGB[::2, ::2], TILES),
+        (HALF, TILES),
         (OTHER[:400, :300], {"description": "label 300x400"}),
         (OTHER[:300, :700], {"description": "Macro"}),
         (OTHER[:100, :100], TILES),
