@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from pydicom import Dataset
 
+from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.pyramid import Described
 from wsi_pipeline.slide_files import SLIDE_MODALITY, read_dicom
@@ -13,7 +14,7 @@ log = logging.getLogger(__name__)
 
 SHARED_FUNCTIONAL_GROUPS = 0x5200_9229
 """The pixel's size is in here; what follows is one element for each of 100 000 tiles."""
-
+PER_FRAME_FUNCTIONAL_GROUPS = 0x5200_9230
 
 HEADER_BYTES = 1 << 23
 """Of which colour profiles take the most."""
@@ -43,6 +44,18 @@ _FAULTS = (
     ),
     ("SamplesPerPixel", "its pixels are not RGB. Export it as RGB"),
     ("PhotometricInterpretation", "its pixels are not RGB. Export it as RGB"),
+    ("photometric interpretation", "its pixels are not RGB. Export it as RGB"),
+    (
+        "PlanarConfiguration",
+        "each of its colours is stored in a plane of its own. Export it as RGB, pixel by pixel",
+    ),
+    (
+        "concatenation",
+        (
+            "a level of it is split over several files, and some are missing. Copy all files of "
+            "the series into one folder"
+        ),
+    ),
     ("Bits", "its pixels have not 8 bits a channel. Export it as 8-bit RGB"),
 )
 """By what OpenSlide says of a series."""
@@ -63,6 +76,31 @@ def fault_of_dicom(modality: str, said: str) -> str:
         "it is a DICOM slide of a kind that is not supported, or one of its files is damaged. "
         "Export it anew, or copy it again"
     )
+
+
+def require_placed_frames(files: Sequence[str]) -> None:
+    """Raise if a level says that its frames are sparse, but not where each lies.
+
+    OpenSlide's library follows a pointer to nowhere there, and takes its process with it.
+
+    Raises:
+        SlideError: if there is such a file.
+
+    """
+    for location in files:
+        seen: list[int] = []
+        try:
+            header = read_dicom(location, SHARED_FUNCTIONAL_GROUPS, HEADER_BYTES, seen)
+        # A damaged header raises from struct and zlib as well as pydicom's own errors.
+        except Exception as error:  # noqa: BLE001
+            log.debug("%s: no header: %s", location, error)
+            continue
+        sparse = header.get("DimensionOrganizationType") == "TILED_SPARSE"
+        if sparse and PER_FRAME_FUNCTIONAL_GROUPS not in seen:
+            raise SlideError(
+                f"{location}: its frames are sparse (TILED_SPARSE), but it does not say where each "
+                f"lies. Export it anew, as TILED_FULL."
+            )
 
 
 MAX_ELEMENT_BYTES = 1 << 26

@@ -40,7 +40,7 @@ class Ome:
 
 def is_ome_xml(text: str) -> bool:
     """Tell OME-XML from other descriptions."""
-    return bool(_OME.search(text[:4096]))
+    return bool(_OME.search(text[:65_536]))
 
 
 def parse_ome(text: str) -> Ome | None:

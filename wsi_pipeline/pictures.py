@@ -48,9 +48,10 @@ _KINDS = (
     (re.compile(rb"\x89HDF"), "HDF5"),
     (re.compile(rb"PK\x03\x04"), "a ZIP archive"),
     (re.compile(rb"%PDF"), "a PDF"),
+    (re.compile(rb".{128}DICM", re.DOTALL), "DICOM with a header that is compressed or damaged"),
     (re.compile(rb"\s*<DataObject ObjectType=.DPUfsImport"), "Philips' iSyntax"),
 )
-KIND_BYTES = 64
+KIND_BYTES = 132
 """Of a file's beginning, what `kind_of` needs."""
 
 
@@ -130,16 +131,20 @@ def unsupported(pictures: Sequence[Picture], known: frozenset[int]) -> str | Non
     if first.compression not in known:
         return unknown_compression(first.compression)
     if first.planes > 1:
-        pieces = "tiles" if first.tile else "strips"
-        return (
-            f"each of its {first.planes} colours is stored in a plane of {pieces} of its own, "
-            f"which is not supported. {CONVERT}"
-        )
+        return planes_apart(first.planes, "tiles" if first.tile else "strips")
     if first.tile is None:
         return f"its pixels are stored in strips, which this reader does not support. {CONVERT}"
     return (
         f"it is a TIFF of a kind that is not supported, or it is damaged inside. {CONVERT}, or "
         f"copy it again"
+    )
+
+
+def planes_apart(planes: int, pieces: str) -> str:
+    """Say that colours in planes of their own are not supported, and what to do about it."""
+    return (
+        f"each of its {planes} colours is stored in a plane of {pieces} of its own, which is not "
+        f"supported. {CONVERT}"
     )
 
 

@@ -22,14 +22,14 @@ import openslide
 import tiffslide
 
 from wsi_pipeline.colour import UNASSOCIATED, ColourTags, over_white
-from wsi_pipeline.dicom import fault_of_dicom
+from wsi_pipeline.dicom import fault_of_dicom, require_placed_frames
 from wsi_pipeline.errors import ColourError, SlideError
 from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.hush import hushed
 from wsi_pipeline.jpeg import area_mean
 from wsi_pipeline.pictures import CONVERT, KIND_BYTES, fault_of, kind_of, unsupported
 from wsi_pipeline.reachable import is_away, one_line, unavailable
-from wsi_pipeline.slide_files import dicom_header, is_url, open_binary
+from wsi_pipeline.slide_files import dicom_header, files_of, is_url, open_binary
 from wsi_pipeline.stated import Statement, length_statement, power_statement
 from wsi_pipeline.tiff import Picture
 from wsi_pipeline.tiff_tiles import (
@@ -47,7 +47,7 @@ from wsi_pipeline.tiff_tiles import (
 warnings.filterwarnings("ignore", module="tiffslide")
 
 Backend = Literal["auto", "openslide", "tiffslide"]
-APERIO, GENERIC_TIFF = "aperio", "generic-tiff"
+APERIO, DICOM, GENERIC_TIFF = "aperio", "dicom", "generic-tiff"
 PLAIN_VENDORS = frozenset({APERIO, GENERIC_TIFF})
 """Where both readers agree pixel by pixel, tiffslide is chosen: it decodes three times as fast."""
 _DICOM_SPACING = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[{}]"
@@ -348,6 +348,8 @@ def open_reader(location: str, backend: Backend, pictures: Sequence[Picture]) ->
     vendor = None if is_url(location) else _detected(location)
     if not is_url(location) and vendor in {None, *PLAIN_VENDORS} and (fault := fault_of(pictures)):
         raise SlideError(f"{location}: {fault}.")
+    if vendor == DICOM:
+        require_placed_frames(files_of(location))
     errors = []
     for candidate in _candidates(location, backend, vendor):
         try:

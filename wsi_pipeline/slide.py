@@ -29,7 +29,15 @@ from wsi_pipeline.mpp import MppSources, referee_mpp
 from wsi_pipeline.naming import without_place
 from wsi_pipeline.pyramid import Described, Level, place_levels
 from wsi_pipeline.reachable import Footprint, footprint, is_away, one_line, unavailable
-from wsi_pipeline.readers import GENERIC_TIFF, READERS, Backend, Reader, SharedReader, open_reader
+from wsi_pipeline.readers import (
+    DICOM,
+    GENERIC_TIFF,
+    READERS,
+    Backend,
+    Reader,
+    SharedReader,
+    open_reader,
+)
 from wsi_pipeline.slide_files import content_digest, files_of, open_binary
 from wsi_pipeline.stated import described_power, pixel_size, tags_statement
 from wsi_pipeline.tiff import MAX_SIDE_PX, Picture, check_tiff
@@ -151,8 +159,8 @@ class Slide:
             _require_possible(reader.sizes[0], where)
             described = _described(where, reader.vendor, pictures)
             levels = place_levels(reader.sizes, reader.downsamples, described, where)
-            if reader.vendor == GENERIC_TIFF:
-                levels = _without_unlike(levels, chosen, pictures, where)
+            if reader.vendor in {GENERIC_TIFF, DICOM}:
+                levels = _without_unlike(levels, chosen, pictures, where, called)
             sources = _mpp_sources(reader, pictures)
             return cls(where, chosen, reader, levels, sources, mpp, found, called)
         except BaseException:
@@ -506,7 +514,7 @@ def _require_possible(l0_size: Size, location: str) -> None:
 
 def _described(location: str, vendor: str, pictures: Sequence[Picture]) -> list[Described]:
     """Collect what a file says of the pictures that may be levels."""
-    if vendor == "dicom":
+    if vendor == DICOM:
         return described_levels(files_of(location))
     statements = [tags_statement(picture.resolution) for picture in pictures]
     return [
@@ -516,7 +524,11 @@ def _described(location: str, vendor: str, pictures: Sequence[Picture]) -> list[
 
 
 def _without_unlike(
-    levels: tuple[Level | None, ...], backend: str, pictures: Sequence[Picture], location: str
+    levels: tuple[Level | None, ...],
+    backend: str,
+    pictures: Sequence[Picture],
+    location: str,
+    name: str,
 ) -> tuple[Level | None, ...]:
     """Leave out the levels that show something else than level 0, or in other colours.
 
@@ -525,7 +537,8 @@ def _without_unlike(
 
     """
     coloured = {picture.size for picture in pictures if picture.colour.refusal() is None}
-    levels = tuple(level if level and level.size in coloured else None for level in levels)
+    if pictures:
+        levels = tuple(level if level and level.size in coloured else None for level in levels)
     if sum(level is not None for level in levels) < 2:
         return levels
     with closing(READERS[backend](location)) as reader:  # of its own: an error may spend it
@@ -533,7 +546,7 @@ def _without_unlike(
     marked = {picture.size for picture in pictures if picture.reduced or picture.below}
     for index in unlike:
         size = reader.sizes[index]
-        if size not in marked:
+        if pictures and size not in marked:
             raise SlideError(
                 f"{location}: it holds a picture of {size.width:,} × {size.height:,} px that shows "
                 f"something else than the first one: another section, which would be left out. "
@@ -541,7 +554,7 @@ def _without_unlike(
             )
         log.warning(
             "%s: the level of %d × %d px shows something else than level 0, and is left out.",
-            location, size.width, size.height,
+            name, size.width, size.height,
         )  # fmt: skip
     return tuple(None if index in unlike else level for index, level in enumerate(levels))
 

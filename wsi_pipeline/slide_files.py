@@ -143,8 +143,16 @@ def dicom_header(location: str) -> DicomHeader | None:
         return None
 
 
-def read_dicom(location: str, last_tag: int, at_most: int) -> Dataset:
+def read_dicom(
+    location: str, last_tag: int, at_most: int, seen: list[int] | None = None
+) -> Dataset:
     """Read the elements of a DICOM file up to a tag, within its first bytes.
+
+    Args:
+        location: a path or URL.
+        last_tag: the last element that is wanted.
+        at_most: bytes.
+        seen: takes all tags that are met, with the one behind the last.
 
     Raises:
         ValueError: if its header is compressed, for which nothing has a bound.
@@ -155,7 +163,13 @@ def read_dicom(location: str, last_tag: int, at_most: int) -> Dataset:
         beginning = file.read(at_most)
     if _DEFLATED in beginning[:DICOM_HEADER_BYTES]:
         raise ValueError("the header is compressed")
-    return read_partial(io.BytesIO(beginning), lambda tag, _vr, _length: tag > last_tag)
+
+    def is_beyond(tag: int, _vr: str | None, _length: int) -> bool:
+        if seen is not None:
+            seen.append(int(tag))
+        return tag > last_tag
+
+    return read_partial(io.BytesIO(beginning), is_beyond)
 
 
 def names_in_index(location: str) -> set[str]:

@@ -14,8 +14,9 @@ from wsi_pipeline.geometry import Size
 from wsi_pipeline.ome import OmePicture, is_ome_xml, parse_ome
 from wsi_pipeline.tiff import Resolution
 
-SCREEN_DPI = frozenset({1, 72, 96})
-"""Resolutions that image software writes where it knows none: no statement about the slide."""
+SCREEN_DPI = frozenset({1, 25.4, 72, 96})
+"""Resolutions that image software writes where it knows none, 1 px/mm (libvips) among them: no
+statement about the slide."""
 
 MAX_SHOWN = 60
 """Letters of a file's own text that a message repeats."""

@@ -27,7 +27,7 @@ from wsi_pipeline.colour import JPEG_2000, PALETTE, WEBP, contradicts_tags, tile
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.jpeg import COMPRESSIONS, ShrinkingDecoder, area_mean, frame_of
-from wsi_pipeline.pictures import CONVERT, unknown_compression
+from wsi_pipeline.pictures import CONVERT, planes_apart, unknown_compression
 from wsi_pipeline.reachable import is_away, one_line
 from wsi_pipeline.tiff import MAX_TILE_PX
 from wsi_pipeline.tile_cache import TileCache
@@ -229,6 +229,8 @@ def require_believed(location: str) -> None:
     """
     with tifffile.TiffFile(location) as tiff:
         page = tiff.pages.first
+        if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.compression in COMPRESSIONS:
+            raise SlideError(f"{location}: {planes_apart(page.samplesperpixel, 'tiles')}.")
         stored = next((index for index, count in enumerate(page.databytecounts) if count), None)
         if stored is None:
             return

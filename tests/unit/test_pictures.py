@@ -80,6 +80,10 @@ FAULTS = {
         [(PLANES, {"planarconfig": "separate", "compression": "zlib", "rowsperstrip": 64})],
         f"3 colours.*plane of strips.*{CONVERT}",
     ),
+    "planes in tiles of JPEG": (
+        [(PLANES, {"planarconfig": "separate", "compression": "jpeg", "tile": (128, 128)})],
+        f"3 colours.*plane of tiles.*{CONVERT}",
+    ),
     "lying on its side": ([(RGB, TILES | {"extratags": [(274, 3, 1, 6, True)]})], "autorot"),
     "upside down": ([(RGB, TILES | {"extratags": [(274, 3, 1, 3, True)]})], "tag is 3.*autorot"),
     "JPEG XR": ([(RGB, TILES | {"compression": "jpegxr"})], f"not supported.*XR.*{CONVERT}"),

@@ -58,7 +58,7 @@ def test_resolution_tags_of_every_unit():
         assert tags_statement(Resolution(density, density, unit)).xy == pytest.approx((0.5, 0.5))
     assert tags_statement(Resolution(20_000, 0, 3)).xy == pytest.approx((0.5, 0.5))
     # An editor's resolution of a screen is no pixel size, in whatever unit; nor is a bare number.
-    for density, unit in ((72, 2), (96 / 2.54, 3), (20_000, 1)):
+    for density, unit in ((72, 2), (96 / 2.54, 3), (10, 3), (20_000, 1)):
         said = tags_statement(Resolution(density, density, unit))
         assert (said.xy, said.understood) == (None, True)
     assert not tags_statement(Resolution(20_000, 20_000, 9)).understood
@@ -119,6 +119,7 @@ def said(size="0.5", unit="µm", y=None):
         (ome((400, 300, said("half"))), "not understood"),
         (ome((400, 300, said()), (400, 300, said("0.25"))), "not understood"),
         (ome((401, 300, said())), "not understood"),
+        (ome((400, 300, said()), head="<!--" + 5000 * " " + "-->"), 0.5),
         ("<OME>" + "<a", "not understood"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><OME>&b;</OME>', "not understood"),
     ],
