@@ -27,6 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Self
 from uuid import uuid4
@@ -292,8 +293,10 @@ class Nights:
         if not self.worker.runs:
             self.worker = self.start_worker()
 
-    def bury(self, run_id: str) -> str:
+    def bury(self, run_id: str, killed: datetime) -> str:
         """See to it that a run that was killed counts as ended; return the name of its state.
+
+        It may have told how it ended and been killed before its process was gone.
 
         Prefect's worker says so of the runs that it has started itself. If that worker is dead too,
         an automation of deploy/automations.yaml does, after a quarter of an hour; here, at once.
@@ -303,7 +306,8 @@ class Nights:
             asked = {"state": state, "force": True}
             self.site.api.post(f"/flow_runs/{run_id}/set_state", json=asked).raise_for_status()
         state = self.site.end(run_id)
-        assert state["type"] == "CRASHED", state
+        ended = datetime.fromisoformat(state["timestamp"])
+        assert state["type"] == "CRASHED" or ended <= killed, (state, killed)
         return str(state["name"])
 
     def ended(self, run_id: str) -> bool:
@@ -486,6 +490,7 @@ def kill_again_and_again(nights: Nights, whole: Path, times: int, rng: random.Ra
         stage, under_way = nights.stage(), nights.tiles_under_way()
         if not VICTIMS[victim](nights, run_id):
             continue  # there was none at that moment
+        killed = datetime.now(UTC)
         tally.kills[victim, stage] += 1
         if victim in {*ENDS_THE_RUN, "a process that scores"}:
             tally.tiles_under_way += under_way
@@ -493,7 +498,7 @@ def kill_again_and_again(nights: Nights, whole: Path, times: int, rng: random.Ra
         nights.mend()
         seen = nights.assert_in_order(whole, seen)
         if victim in ENDS_THE_RUN:
-            tally.nights[nights.bury(run_id)] += 1
+            tally.nights[nights.bury(run_id, killed)] += 1
             run_id = nights.ask()
 
 

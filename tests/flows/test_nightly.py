@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_a_night_goes_on_where_others_were_cancelled_and_killed(
     seen = nights.assert_in_order(whole, {})
     assert nights.kill_flow_run(killed)
     assert seen
-    assert nights.bury(killed) == "Crashed"
+    assert nights.bury(killed, datetime.now(UTC)) == "Crashed"
 
     night = nights.ask()
 
