@@ -32,7 +32,7 @@ from wsi_pipeline.architecture import REGRESSION_STRIDE
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.engine import EngineConfig
-from wsi_pipeline.errors import BundleError, ConfigError, WsiError
+from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.torch_engine import TorchEngine
 from wsi_pipeline.validation import load_yaml
 
@@ -114,9 +114,7 @@ def evaluate_bundle(
     if sizes != {(tile, tile)}:
         log.warning("the pictures are not of the %d px that %s is for", tile, bundle.source)
     prediction = np.concatenate(scores)
-    for name, score, scored in zip(names, prediction, truth, strict=True):
-        if not np.isfinite(score):
-            raise BundleError(f"{bundle.source} scores {name} as {score}; export it anew.")
+    for name, scored in zip(names, truth, strict=True):
         if len(scored) != len(truth[0]):
             raise ConfigError(
                 f"{name} has {len(scored)} scores and {names[0]} has {len(truth[0])}; evaluate "

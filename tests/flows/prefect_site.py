@@ -103,7 +103,7 @@ class Site:
         if "PREFECT_SERVER_DATABASE_HOST" not in settings:
             sqlite = f"sqlite+aiosqlite:///{home}/prefect.db"
             self.env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = sqlite
-        self.api = httpx.Client(base_url=self.env["PREFECT_API_URL"], trust_env=False, timeout=30)
+        self.api = httpx.Client(base_url=self.env["PREFECT_API_URL"], trust_env=False, timeout=90)
         self._daemons: list[Daemon] = []
 
     def __enter__(self) -> Self:

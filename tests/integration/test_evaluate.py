@@ -109,7 +109,7 @@ def test_scores_that_are_no_numbers_are_refused(bundle, section):
     for parameter in network.regression.parameters():
         torch.nn.init.constant_(parameter, 1e30)
     overflowing = ModelBundle.of(network, bundle.card)
-    with pytest.raises(BundleError, match="patch 0 as nan"):
+    with pytest.raises(BundleError, match="computes infinities or no numbers"):
         evaluate_bundle(overflowing, [judged(section, 0, 64, (0.5,))], ENGINE)
 
 
