@@ -157,6 +157,14 @@ def unknown_compression(tag: int) -> str:
     )
 
 
+def openslide_lacks(tag: int) -> str:
+    """Name a compression that the other reader supports."""
+    return (
+        f"OpenSlide does not support its compression ({_COMPRESSIONS.get(tag, tag)}). Leave "
+        f"slide.backend at auto, which reads it"
+    )
+
+
 def _focal_planes(count: int) -> str:
     return (
         f"it holds {count} focal planes or time points, which are not supported. Export one of "

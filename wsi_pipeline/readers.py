@@ -27,7 +27,14 @@ from wsi_pipeline.errors import ColourError, SlideError
 from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.hush import hushed
 from wsi_pipeline.jpeg import area_mean
-from wsi_pipeline.pictures import CONVERT, KIND_BYTES, fault_of, kind_of, unsupported
+from wsi_pipeline.pictures import (
+    CONVERT,
+    KIND_BYTES,
+    fault_of,
+    kind_of,
+    openslide_lacks,
+    unsupported,
+)
 from wsi_pipeline.reachable import is_away, one_line, unavailable
 from wsi_pipeline.slide_files import dicom_header, files_of, is_url, open_binary
 from wsi_pipeline.stated import Statement, length_statement, power_statement
@@ -73,6 +80,9 @@ VENDORS_POWER = (
     "trestle.Objective Power",
     "ventana.Magnification",
 )
+HAMAMATSU_SUFFIX = ".ndpi"
+"""By it alone, tifffile takes a file for one of Hamamatsu's."""
+OPENSLIDE_LACKS = "Unsupported TIFF compression"
 TIFFSLIDE_MPP = ("tiffslide.mpp-x", "tiffslide.mpp-y")
 SHRUNK_AT_ONCE_PX = 1 << 24
 """What is read at most to be shrunk by a reader that has no better way."""
@@ -377,7 +387,14 @@ def open_reader(location: str, backend: Backend, pictures: Sequence[Picture]) ->
 
 def _why_unread(location: str, vendor: str | None, pictures: Sequence[Picture], said: str) -> str:
     """Say why no reader reads a file; damage is no more than a guess where its kind is unknown."""
-    reason = fault_of(pictures) or unsupported(pictures, DECODED)
+    if pictures and location.lower().endswith(HAMAMATSU_SUFFIX) and vendor in PLAIN_VENDORS:
+        return f"it is named {HAMAMATSU_SUFFIX}, but is a plain TIFF. Rename it to .tif."
+    lacks = OPENSLIDE_LACKS in said and pictures[0].compression in DECODED
+    reason = (
+        fault_of(pictures)
+        or (openslide_lacks(pictures[0].compression) if lacks else None)
+        or unsupported(pictures, DECODED)
+    )
     if reason is not None and vendor in {None, *PLAIN_VENDORS}:
         return f"{reason}."
     if vendor is not None and pictures:

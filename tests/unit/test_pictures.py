@@ -104,6 +104,23 @@ def test_what_is_not_supported_is_not_called_damaged(tmp_path, backend, name, ca
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("compression", ["webp", "jpeg2000"])
+def test_what_the_other_reader_reads_is_not_called_damaged(tmp_path, compression):
+    path = write(tmp_path / "slide.tif", (RGB, {**TILES, "compression": compression}))
+    Slide.open(path).close()
+    with pytest.raises(SlideError, match=r"Leave slide\.backend at auto, which reads it") as error:
+        Slide.open(path, backend="openslide")
+    assert "damaged" not in str(error.value)
+
+
+@pytest.mark.parametrize("backend", ["tiffslide", "auto"])
+def test_a_plain_tiff_by_the_name_of_another_format_is_to_be_renamed(tmp_path, backend):
+    path = write(tmp_path / "slide.ndpi", (RGB, TILES))
+    with pytest.raises(SlideError, match=r"named \.ndpi, but is a plain TIFF\. Rename it"):
+        Slide.open(path, backend=backend)
+    Slide.open(path.rename(tmp_path / "slide.tif"), backend=backend).close()
+
+
 @pytest.mark.parametrize("backend", ["openslide", "tiffslide"])
 def test_what_lies_beside_a_slide_does_no_harm(tmp_path, backend):
     """Levels that nobody marked, a label, an overview, a mask, and whatever is small."""
