@@ -216,8 +216,9 @@ def test_the_schedule_fires_and_the_slide_is_scored(served: Site, nights: Nights
         known = served.runs_of(NIGHT)
         return known[0] if known and known[0]["state_type"] != "SCHEDULED" else None
 
-    run = wait_until(begun, "the night begins", nights.serving.log)
-    state = served.end(run["id"])
+    run_id = wait_until(begun, "the night begins", nights.serving.log)["id"]
+    state = served.end(run_id)
+    run = served.api.get(f"/flow_runs/{run_id}").raise_for_status().json()
     deployment = served.api.get(f"/deployments/name/{NIGHT}").raise_for_status().json()
     served.api.post(f"/deployments/{deployment['id']}/pause_deployment").raise_for_status()
 
