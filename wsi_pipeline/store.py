@@ -23,8 +23,8 @@ heals: the grid's arrays are written again, shards whose values are damaged are 
 more, and a store that cannot be mended is set aside and made anew. Whoever else meets damage raises
 a `DamagedStoreError`.
 
-The attributes hold the whole configuration. A store answers only to the digest of its slide and
-configuration (`tiling_digest`), its scores only to that of the bundle and how it ran
+The attributes hold all that decides the tiles and scores. A store answers only to the digest of
+its slide and configuration (`tiling_digest`), its scores only to that of the bundle and how it ran
 (`scoring_digest`). What has another digest is set aside under a name of its own, never mixed in and
 never deleted.
 
