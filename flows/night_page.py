@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from wsi_pipeline.night import Night
-from wsi_pipeline.outcome import Outcome
+from wsi_pipeline.night.outcome import Outcome
+from wsi_pipeline.night.report import Night
 from wsi_pipeline.shown import markdown, shown
 
 MAX_PICTURES_CHARS = 300_000

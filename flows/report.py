@@ -10,7 +10,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from wsi_pipeline import shown
-from wsi_pipeline.summary import Cellularity, SlideSummary
+from wsi_pipeline.outputs.summary import Cellularity, SlideSummary
 
 MAX_URI_CHARS = 300_000
 """Longest data URI: artifacts live in the server's database, and its pages load them whole."""

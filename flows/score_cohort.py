@@ -1,6 +1,6 @@
 """Score an inbox of slides as a Prefect flow run: the night.
 
-Each slide is a task run, in which a worker process scores it (`wsi_pipeline.crew`): what
+Each slide is a task run, in which a worker process scores it (`wsi_pipeline.night.crew`): what
 brings such a process down costs that slide alone. While one slide has the model the next is read.
 The slides' stores are what resumes after a kill, so nothing is cached or persisted by Prefect, and
 a night that was cut short goes on with the next run. How task runs and the night end:
@@ -10,7 +10,7 @@ type       name
 ========== ========== ============================================================================
 COMPLETED  Scored     the slide is scored
 COMPLETED  Left       another run is at work on the slide
-COMPLETED  Refused    all worked as meant, but the slide gives no figure; see `wsi_pipeline.outcome`
+COMPLETED  Refused    all worked as meant, but the slide gives no figure; see `night.outcome`
 FAILED     Failed     of a slide: it is damaged, or something broke
 COMPLETED  Completed  no slide of the night failed
 FAILED     Incomplete some slides did; all others were worked on to their end
@@ -42,13 +42,13 @@ from flows.progress import PROGRESS_EVERY_S, ProgressArtifact, unless_away
 from flows.report import artifact_key
 from flows.report import headline as slide_headline
 from flows.run_log import run_log
-from wsi_pipeline.cohort import Cohort
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.crew import Event, Job, Progress
 from wsi_pipeline.errors import WsiError
-from wsi_pipeline.night import Night, thumbnail
-from wsi_pipeline.night_run import Attempt, Follow, NightRun
-from wsi_pipeline.outcome import Outcome
+from wsi_pipeline.night.crew import Event, Job, Progress
+from wsi_pipeline.night.outcome import Outcome
+from wsi_pipeline.night.plan import Cohort
+from wsi_pipeline.night.report import Night, thumbnail
+from wsi_pipeline.night.run import Attempt, Follow, NightRun
+from wsi_pipeline.scoring.config import ScoreConfig
 
 
 @flow(

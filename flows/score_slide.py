@@ -8,7 +8,7 @@ by Prefect. How a run ends:
 type      name
 ========= ========= ==============================================================================
 COMPLETED Completed the slide is scored
-COMPLETED Refused   all worked as meant, but the slide gives no figure; see `wsi_pipeline.outcome`
+COMPLETED Refused   all worked as meant, but the slide gives no figure; see `night.outcome`
 FAILED    Failed    the message names the file, the cause and the remedy
 ========= ========= ==============================================================================
 """
@@ -25,15 +25,15 @@ import wsi_pipeline
 from flows.progress import PROGRESS_EVERY_S, ProgressArtifact, unless_away
 from flows.report import artifact_key, headline, markdown, picture_uri
 from flows.run_log import run_log
-from wsi_pipeline import pipeline
-from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
-from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.errors import WsiError
-from wsi_pipeline.naming import file_slide
-from wsi_pipeline.outcome import REFUSALS
-from wsi_pipeline.remedies import in_flow
-from wsi_pipeline.slide_folders import one_slide
-from wsi_pipeline.summary import SlideSummary
+from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.night.outcome import REFUSALS
+from wsi_pipeline.night.remedies import in_flow
+from wsi_pipeline.night.slide_folders import one_slide
+from wsi_pipeline.outputs.summary import SlideSummary
+from wsi_pipeline.scoring import score_slide as pipeline
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.scoring.filing import file_slide
 
 
 @flow(

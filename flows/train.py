@@ -38,8 +38,8 @@ from training.record import METRICS_NAME, Metrics
 from training.reg import BUNDLE_NAME, RegConfig, train_regression
 from training.run import run_folder
 from training.seg import SegConfig, train_segmentation
-from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.errors import ConfigError, WsiError
+from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.validation import load_yaml
 
 WithData = TypeVar("WithData", SegConfig, RegConfig, HeldOut)

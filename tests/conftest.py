@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tests.made import config_of_tiny, save_tiny_bundle, write_slide
 from tests.real_slides import DATA
 from training.synthetic import Patch, generate_region
-from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.scoring.config import ScoreConfig
 
 # Tests run side by side: one core each.
 torch.set_num_threads(1)

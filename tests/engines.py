@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.engine import Engine
+from wsi_pipeline.engine.base import Engine
 
 
 def assert_batch_mates_do_not_matter(engine: Engine, again: Engine, tiles: NDArray[np.uint8]):

@@ -42,13 +42,13 @@ from tests.made import config_of_tiny, save_tiny_bundle, write_slide
 from tests.outputs import MIDDLE, assert_same, assert_whole, committed, stage_of
 from tests.real_slides import SLIDES
 from training.synthetic import generate_region
-from wsi_pipeline.cohort import Cohort
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.crew import CrewConfig
-from wsi_pipeline.inbox import InboxConfig
-from wsi_pipeline.night import NIGHTS, Night
-from wsi_pipeline.night_run import NightRun
-from wsi_pipeline.store import NAME, TileStore
+from wsi_pipeline.night.crew import CrewConfig
+from wsi_pipeline.night.inbox import InboxConfig
+from wsi_pipeline.night.plan import Cohort
+from wsi_pipeline.night.report import NIGHTS, Night
+from wsi_pipeline.night.run import NightRun
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.tiles.store import NAME, TileStore
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ LATER = {
 }
 """How it may end in the last of several nights, by how it ends in a single one."""
 
-SCORING = "wsi_pipeline.worker"
+SCORING = "wsi_pipeline.night.worker"
 OURS = "PREFECT__FLOW_RUN_ID"
 
 QUIET_S = 4.0

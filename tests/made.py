@@ -9,13 +9,13 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from wsi_pipeline.bundle import ModelBundle, ModelCard
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import EngineConfig
+from wsi_pipeline.engine.base import EngineConfig
 from wsi_pipeline.facts import Settings
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.grid import GridConfig
-from wsi_pipeline.network import Architecture, build_network
+from wsi_pipeline.model.bundle import ModelBundle, ModelCard
+from wsi_pipeline.model.network import Architecture, build_network
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.tiles.grid import GridConfig
 
 
 def write_slide(

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from wsi_pipeline.folder import NEXT
-from wsi_pipeline.store import NAME, TileState, TileStore
+from wsi_pipeline.scoring.folder import NEXT
+from wsi_pipeline.tiles.store import NAME, TileState, TileStore
 
 NOT_COMPARED = {"run.log", ".lock"}
 MIDDLE = {"half tiled", "half scored"}

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.geometry import Box, Size
-from wsi_pipeline.grid import TileGrid
-from wsi_pipeline.inference import score_shards
-from wsi_pipeline.store import Scores, TileStore
-from wsi_pipeline.tiling import Pixels, fill
+from wsi_pipeline.scoring.score_tiles import score_shards
+from wsi_pipeline.tiles.fill import Pixels, fill
+from wsi_pipeline.tiles.grid import TileGrid
+from wsi_pipeline.tiles.store import Scores, TileStore
 
 TILE, CLASSES = 8, 4
 

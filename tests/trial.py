@@ -20,9 +20,9 @@ import numpy as np
 
 from wsi_pipeline.errors import SlideError, SlideUnavailableError, WsiError
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.grid import GridConfig, tile_grid
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.tissue import TissueConfig, blur_score, pen_fraction, tissue_of
+from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tiles.grid import GridConfig, tile_grid
+from wsi_pipeline.tiles.tissue import TissueConfig, blur_score, pen_fraction, tissue_of
 
 OK, DAMAGED = "ok", "ok, damaged in places"
 CRASH, HANG, MEMORY, UNTYPED = "crash", "hang", "memory", "untyped exception"

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
-from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.model.architecture import CLASSES
 
 Labels = NDArray[np.int32]
 """``[H, W]``: 0 is background, i + 1 is nucleus i."""
@@ -48,7 +48,7 @@ class Nuclei:
     xy: NDArray[np.float64]
     """``[N, 2]``: (x, y) in pixels of the image, pixel i reaching from i to i + 1"""
     classes: NDArray[np.uint8]
-    """``[N]``: index in ``wsi_pipeline.network.CLASSES``, 1..3"""
+    """``[N]``: index in ``wsi_pipeline.model.network.CLASSES``, 1..3"""
 
 
 class WatershedConfig(BaseModel):

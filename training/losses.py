@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.data.truth import POSSIBLE, TUMOUR_NEAR
-from wsi_pipeline.architecture import CLASSES
+from wsi_pipeline.model.architecture import CLASSES
 
 _SEEN_SHARE = 0.05
 """Which share of the pixels near a tumour is malignant at the least."""

@@ -37,11 +37,11 @@ from training.metrics import confusion_matrix, mean_absolute_error, prediction_p
 from training.pretrained import imagenet_weights
 from training.run import open_run, trained_weights
 from training.seg import require_normalised_alike, segmentation_metrics
-from wsi_pipeline.architecture import CLASSES, REGRESSION_STRIDE, Architecture
-from wsi_pipeline.bundle import ModelBundle, ModelCard
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.network import (
+from wsi_pipeline.model.architecture import CLASSES, REGRESSION_STRIDE, Architecture
+from wsi_pipeline.model.bundle import ModelBundle, ModelCard
+from wsi_pipeline.model.network import (
     GuidedRegressionNetwork,
     RegressionNetwork,
     build_network,

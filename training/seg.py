@@ -28,9 +28,9 @@ from training.losses import focal_loss, tumour_near_loss
 from training.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from training.pretrained import imagenet_weights
 from training.run import config_of, open_run, trained_weights
-from wsi_pipeline.architecture import CLASSES, Architecture, LogitStride, Upsampling
 from wsi_pipeline.errors import ConfigError, WsiError
-from wsi_pipeline.network import SegmentationNetwork
+from wsi_pipeline.model.architecture import CLASSES, Architecture, LogitStride, Upsampling
+from wsi_pipeline.model.network import SegmentationNetwork
 
 log = logging.getLogger(__name__)
 

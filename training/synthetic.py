@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from wsi_pipeline.architecture import CLASSES
+from wsi_pipeline.model.architecture import CLASSES
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The `wsi` command. It parses, shows progress and turns errors into lines; it decides nothing.
 
-What does the work is named through the package (`wsi.slide.Slide`), which imports it only then:
-help, and mistakes in options, shall not wait for it.
+Each command imports what does its work when it runs: help, and mistakes in options, shall not
+wait for it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -29,10 +29,18 @@ from rich.progress import (
 )
 from rich.table import Table
 
-import wsi_pipeline as wsi
+from wsi_pipeline import __version__
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.memory import enough_memory
 from wsi_pipeline.shown import ShownFormatter, shown, write_on_any_terminal
+
+if TYPE_CHECKING:
+    from wsi_pipeline.model.bundle import ModelBundle
+    from wsi_pipeline.night.crew import Job
+    from wsi_pipeline.night.outcome import Outcome
+    from wsi_pipeline.night.report import Night
+    from wsi_pipeline.night.run import Attempt
+    from wsi_pipeline.outputs.summary import SlideSummary
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,7 +77,7 @@ KeepTiles = Annotated[
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(wsi.__version__)
+        typer.echo(__version__)
         raise typer.Exit
 
 
@@ -113,7 +121,13 @@ def score(
 
     The exit code is 0 only if every slide was scored.
     """
-    settings = wsi.config.ScoreConfig.resolve(
+    from wsi_pipeline.night.slide_folders import all_slides, own_folders
+    from wsi_pipeline.outputs.summary import SlideSummary
+    from wsi_pipeline.scoring.config import ScoreConfig
+    from wsi_pipeline.scoring.filing import file_slide, name_unread
+    from wsi_pipeline.scoring.score_slide import score_slide, start_engine
+
+    settings = ScoreConfig.resolve(
         config,
         mpp=mpp,
         allow_upsampling=allow_upsampling,
@@ -121,18 +135,18 @@ def score(
         workers=workers,
         keep_tiles=keep_tiles,
     )
-    folders = wsi.slide_folders.own_folders(wsi.slide_folders.all_slides(slides))
-    engine = wsi.pipeline.start_engine(_load_bundle(bundle), settings)
-    outcomes: dict[str, wsi.summary.SlideSummary | Exception] = {}
+    folders = own_folders(all_slides(slides))
+    engine = start_engine(_load_bundle(bundle), settings)
+    outcomes: dict[str, SlideSummary | Exception] = {}
     known: set[str] = set()
     for number, (path, folder) in enumerate(folders.items(), start=1):
-        name = wsi.naming.name_unread(path, settings.names)
+        name = name_unread(path, settings.names)
         name = f"{name} ({number})" if name in outcomes else name
         try:
-            file = wsi.naming.file_slide(path, settings.names, folder)
+            file = file_slide(path, settings.names, folder)
             name = file.folder
             with _progress(name) as advance:
-                outcomes[name] = wsi.pipeline.score_slide(
+                outcomes[name] = score_slide(
                     file,
                     out,
                     engine,
@@ -145,7 +159,7 @@ def score(
             _show_error(error)
     _show_outcomes(outcomes, known, out)
     if not all(
-        isinstance(outcome, wsi.summary.SlideSummary) and outcome.status == "scored"
+        isinstance(outcome, SlideSummary) and outcome.status == "scored"
         for outcome in outcomes.values()
     ):
         raise typer.Exit(1)
@@ -170,14 +184,18 @@ def cohort(
     configuration, are left alone. A table slides.csv in the inbox or beside it gives single slides
     an mpp, leave to be enlarged, and labels. The exit code is 0 only if no slide failed.
     """
-    settings = wsi.config.ScoreConfig.resolve(
+    from wsi_pipeline.night.plan import Cohort
+    from wsi_pipeline.night.run import NightRun
+    from wsi_pipeline.scoring.config import ScoreConfig
+
+    settings = ScoreConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
     )
-    prepared = wsi.cohort.Cohort.prepare(inbox, out, bundle, settings, again=again)
+    prepared = Cohort.prepare(inbox, out, bundle, settings, again=again)
     _warn_of_demonstration(prepared.bundle)
     code = 0
     with _bars() as bars, _signals_end_the_night():
-        night = wsi.night_run.NightRun(prepared, partial(_followed, bars))
+        night = NightRun(prepared, partial(_followed, bars))
         try:
             with night:
                 for outcome in night:
@@ -200,13 +218,17 @@ def inspect(
     device: Device = None,
 ) -> None:
     """Show what a slide is, and what scoring it will take, before a run."""
-    settings = wsi.config.ScoreConfig.resolve(
+    from wsi_pipeline.engine.base import build_engine
+    from wsi_pipeline.night.slide_folders import one_slide
+    from wsi_pipeline.scoring.config import ScoreConfig
+    from wsi_pipeline.scoring.inspection import expect
+    from wsi_pipeline.slide.slide import Slide
+
+    settings = ScoreConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
     )
-    slide = wsi.slide_folders.one_slide(slide)
-    with wsi.slide.Slide.open(
-        slide, backend=settings.slide.backend, mpp=settings.slide.mpp
-    ) as opened:
+    slide = one_slide(slide)
+    with Slide.open(slide, backend=settings.slide.backend, mpp=settings.slide.mpp) as opened:
         about = Table.grid(padding=(0, 2))
         size = opened.l0_size
         millimetres = size.width * opened.mpp / 1e3, size.height * opened.mpp / 1e3
@@ -231,8 +253,8 @@ def inspect(
             ),
         )
         Console().print(about)
-        engine = wsi.engine.build_engine(_load_bundle(bundle, warn=False), settings.engine)
-        expected = wsi.inspection.expect(opened, settings, engine)
+        engine = build_engine(_load_bundle(bundle, warn=False), settings.engine)
+        expected = expect(opened, settings, engine)
     about = Table.grid(padding=(0, 2))
     about.add_row("Tissue", f"{expected.tissue_mm2:.2f} mm²")
     about.add_row("Tiles", f"{expected.n_tiles} of {expected.n_candidates} hold tissue")
@@ -256,12 +278,17 @@ def tile(
     workers: Workers = None,
 ) -> None:
     """Find the tissue and store its tiles, without scoring them."""
-    settings = wsi.config.ScoreConfig.resolve(
+    from wsi_pipeline.night.slide_folders import one_slide
+    from wsi_pipeline.scoring.config import ScoreConfig
+    from wsi_pipeline.scoring.filing import name_unread
+    from wsi_pipeline.scoring.score_slide import tile
+
+    settings = ScoreConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, workers=workers
     )
-    slide = wsi.slide_folders.one_slide(slide)
-    with _progress(wsi.naming.name_unread(slide, settings.names)) as advance:
-        store = wsi.pipeline.tile(slide, out, settings, advance)
+    slide = one_slide(slide)
+    with _progress(name_unread(slide, settings.names)) as advance:
+        store = tile(slide, out, settings, advance)
     typer.echo(shown(f"{len(store)} tiles in {store.path}"))
 
 
@@ -282,12 +309,18 @@ def quantise(
     Three quarters of the tiles serve to calibrate; on the others scores are compared with those in
     float32, and nothing is written if they are off by more than 0.01 on average.
     """
-    settings = wsi.config.ScoreConfig.resolve(config, mpp=mpp, allow_upsampling=allow_upsampling)
-    paths = wsi.slide_folders.all_slides(slides)
-    model = wsi.bundle.ModelBundle.load(bundle)
-    sample = wsi.quantise.sample_tiles(paths, model.card, settings, count=tiles, seed=seed)
-    graph, cost = wsi.quantise.quantise(model, sample, slides=len(paths), seed=seed)
-    path = wsi.graphs.keep_quantised(model, graph, cost)
+    from wsi_pipeline.engine.graphs import keep_quantised
+    from wsi_pipeline.engine.quantise import quantise, sample_tiles
+    from wsi_pipeline.model.bundle import ModelBundle
+    from wsi_pipeline.night.slide_folders import all_slides
+    from wsi_pipeline.scoring.config import ScoreConfig
+
+    settings = ScoreConfig.resolve(config, mpp=mpp, allow_upsampling=allow_upsampling)
+    paths = all_slides(slides)
+    model = ModelBundle.load(bundle)
+    sample = sample_tiles(paths, model.card, settings, count=tiles, seed=seed)
+    graph, cost = quantise(model, sample, slides=len(paths), seed=seed)
+    path = keep_quantised(model, graph, cost)
     typer.echo(
         f"{shown(path)}: scores are off by {cost.mean_error:.4f} on average, "
         f"{cost.max_error:.4f} at most ({cost.checked_on} tiles)"
@@ -303,9 +336,13 @@ def heatmap(
     config: ConfigFile = None,
 ) -> None:
     """Write the outputs of a scored slide again, from its store."""
-    settings = wsi.config.ScoreConfig.resolve(config)
-    meant = None if slide is None else wsi.slide_folders.one_slide(slide)
-    summary = wsi.pipeline.write_again(folder, settings, meant)
+    from wsi_pipeline.night.slide_folders import one_slide
+    from wsi_pipeline.scoring.config import ScoreConfig
+    from wsi_pipeline.scoring.score_slide import write_again
+
+    settings = ScoreConfig.resolve(config)
+    meant = None if slide is None else one_slide(slide)
+    summary = write_again(folder, settings, meant)
     typer.echo(shown(f"Outputs of {summary.provenance.slide.name} written again in {folder}"))
 
 
@@ -324,14 +361,18 @@ def verify(
     Files are known by size and time, or by all their bytes. The exit code is 0 only if nothing is
     damaged or lost.
     """
-    settings = wsi.config.ScoreConfig.resolve(config)
-    folders = wsi.verify.slide_folders(where)
+    from wsi_pipeline.scoring.config import ScoreConfig
+    from wsi_pipeline.scoring.folder import read_summary
+    from wsi_pipeline.scoring.verify import faults, slide_folders
+
+    settings = ScoreConfig.resolve(config)
+    folders = slide_folders(where)
     results = damaged = 0
     for folder in folders:
-        faults = wsi.verify.faults(folder, settings.store, deep=deep)
-        results += bool(faults) or wsi.folder.read_summary(folder) is not None
-        damaged += bool(faults)
-        for fault in faults:
+        found = faults(folder, settings.store, deep=deep)
+        results += bool(found) or read_summary(folder) is not None
+        damaged += bool(found)
+        for fault in found:
             screen.print(
                 f"[bold red]damaged:[/] {_plain(str(fault))}", highlight=False, soft_wrap=True
             )
@@ -353,16 +394,16 @@ def main() -> None:
         sys.exit(1)
 
 
-def _load_bundle(location: str | None, *, warn: bool = True) -> wsi.bundle.ModelBundle:
-    bundle = wsi.bundle.ModelBundle.load(
-        location if location is not None else wsi.bundle.DEMO_BUNDLE
-    )
+def _load_bundle(location: str | None, *, warn: bool = True) -> ModelBundle:
+    from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+
+    bundle = ModelBundle.load(location if location is not None else DEMO_BUNDLE)
     if warn:
         _warn_of_demonstration(bundle)
     return bundle
 
 
-def _warn_of_demonstration(bundle: wsi.bundle.ModelBundle) -> None:
+def _warn_of_demonstration(bundle: ModelBundle) -> None:
     if bundle.card.demonstration:
         screen.print(
             f"[yellow]Using {_plain(bundle.card.name)} {_plain(bundle.card.version)}, a "
@@ -385,7 +426,7 @@ def _bars() -> Progress:
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[wsi.pipeline.Progress]:
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
     """Show one slide's bar; yield what moves it."""
     with _bars() as bars:
         task = bars.add_task(_plain(name), total=None)
@@ -396,14 +437,14 @@ def _progress(name: str) -> Iterator[wsi.pipeline.Progress]:
         yield advance
 
 
-def _followed(
-    bars: Progress, job: wsi.crew.Job, attempt: wsi.night_run.Attempt
-) -> wsi.outcome.Outcome:
+def _followed(bars: Progress, job: Job, attempt: Attempt) -> Outcome:
     """Score a slide of a night under a bar of its own."""
+    from wsi_pipeline.night import crew
+
     task = bars.add_task(_plain(job.slide.name), total=None)
 
-    def moved(event: wsi.crew.Event) -> None:
-        if isinstance(event, wsi.crew.Progress):
+    def moved(event: crew.Event) -> None:
+        if isinstance(event, crew.Progress):
             bars.update(task, completed=event.done, total=event.total)
 
     try:
@@ -439,7 +480,7 @@ def _signals_end_the_night() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _show_outcome(console: Console, outcome: wsi.outcome.Outcome) -> None:
+def _show_outcome(console: Console, outcome: Outcome) -> None:
     if outcome.status != "left":
         how = "green" if outcome.status == "scored" else "bold red"
         console.print(
@@ -462,7 +503,7 @@ def _show_error(error: WsiError | OSError) -> None:
 
 
 def _show_outcomes(
-    outcomes: dict[str, wsi.summary.SlideSummary | Exception], known: set[str], out: Path
+    outcomes: dict[str, SlideSummary | Exception], known: set[str], out: Path
 ) -> None:
     table = Table()
     for heading in ("slide", "outcome", "tiles", "cellularity of the tissue", "heatmap"):
@@ -486,7 +527,7 @@ def _show_outcomes(
     Console().print(table)
 
 
-def _show_night(night: wsi.night.Night) -> None:
+def _show_night(night: Night) -> None:
     table = Table()
     for heading in ("slide", "outcome", "cellularity of the tissue", "why"):
         table.add_column(heading, overflow="fold")

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 SlideDigest = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{32}\z")]
-"""BLAKE2b of 16 bytes over a slide's files, see `wsi_pipeline.slide_files.content_digest`."""
+"""BLAKE2b of 16 bytes over a slide's files, see `wsi_pipeline.slide.files.content_digest`."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
 """SHA-256 of a bundle, a graph, or a mapping of facts."""

@@ -17,14 +17,14 @@ from typing import Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from wsi_pipeline.digests import Sha256, SlideDigest
+from wsi_pipeline.engine.execution import Execution, Precision, Runtime
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.execution import Execution, Precision, Runtime
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.grid import GridConfig
-from wsi_pipeline.overlay import OverlayConfig
-from wsi_pipeline.readers import Backend
-from wsi_pipeline.store import TileStore, digest_of
-from wsi_pipeline.tissue import TissueConfig
+from wsi_pipeline.outputs.overlay import OverlayConfig
+from wsi_pipeline.slide.readers import Backend
+from wsi_pipeline.tiles.grid import GridConfig
+from wsi_pipeline.tiles.store import TileStore, digest_of
+from wsi_pipeline.tiles.tissue import TissueConfig
 
 
 class Record(BaseModel):
@@ -67,7 +67,7 @@ class BundleFacts(Record):
 
 
 class GridFacts(Record):
-    """Where tiles lie; see `wsi_pipeline.grid.GridConfig`. Leave to enlarge moves none of them."""
+    """Where tiles lie; see `tiles.grid.GridConfig`. Leave to enlarge moves none of them."""
 
     mpp: FiniteFloat
     tile_px: int

@@ -8,7 +8,7 @@ import tifffile
 
 from tests.real_slides import SLIDES
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.slide.slide import Slide
 
 SAMPLE = SLIDES / "cmu-1-small-region.svs"
 

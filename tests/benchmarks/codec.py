@@ -19,7 +19,7 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
 
 from tests.real_slides import SLIDES
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.slide.slide import Slide
 
 TILE, PER_SLIDE, SHARD, CHUNK = 512, 24, 64, 16
 

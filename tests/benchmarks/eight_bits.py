@@ -5,9 +5,9 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.graphs import Calibration, keep_quantised
-from wsi_pipeline.quantise import MAX_MEAN_ERROR, quantise
+from wsi_pipeline.engine.graphs import Calibration, keep_quantised
+from wsi_pipeline.engine.quantise import MAX_MEAN_ERROR, quantise
+from wsi_pipeline.model.bundle import ModelBundle
 
 CALIBRATED_ON = 24
 """Tiles that are enough for the ranges of a benchmark."""
@@ -25,7 +25,7 @@ def keep_in_8_bits(
 
     """
     limit = MAX_MEAN_ERROR if trained else float("inf")
-    with patch("wsi_pipeline.quantise.MAX_MEAN_ERROR", limit):
+    with patch("wsi_pipeline.engine.quantise.MAX_MEAN_ERROR", limit):
         graph, cost = quantise(bundle, tiles, slides=slides, seed=0)
     keep_quantised(bundle, graph, cost)
     return cost

@@ -21,7 +21,7 @@ from training.data.views import Batch, EpochOrder, training_batches
 from training.fit import choose_device, to_device
 from training.reg import RegConfig, RegStage
 from training.seg import SegConfig, SegStage
-from wsi_pipeline.network import build_network
+from wsi_pipeline.model.network import build_network
 from wsi_pipeline.validation import load_yaml
 
 WORKERS = (0, 1, 2)

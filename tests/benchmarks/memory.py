@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tests.benchmarks.big_slide import build
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.slide.slide import Slide
 
 WSI = Path(sys.executable).with_name("wsi")
 

@@ -17,11 +17,11 @@ import typer
 from tests.kills import a_night
 from tests.made import write_slide
 from training.synthetic import generate_region
-from wsi_pipeline.bundle import DEMO_BUNDLE
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.crew import CrewConfig
-from wsi_pipeline.inbox import InboxConfig
-from wsi_pipeline.night import Night
+from wsi_pipeline.model.bundle import DEMO_BUNDLE
+from wsi_pipeline.night.crew import CrewConfig
+from wsi_pipeline.night.inbox import InboxConfig
+from wsi_pipeline.night.report import Night
+from wsi_pipeline.scoring.config import ScoreConfig
 
 
 def computing_share(night: Night) -> float:

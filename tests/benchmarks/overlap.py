@@ -17,11 +17,10 @@ from typing import Annotated
 import typer
 
 from tests.benchmarks.big_slide import build
-from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
-from wsi_pipeline.cluster import Cluster
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.grid import tile_grid
-from wsi_pipeline.pipeline import (
+from wsi_pipeline.cluster.driver import Cluster
+from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.scoring.score_slide import (
     Engine,
     find_tissue,
     open_store,
@@ -30,9 +29,10 @@ from wsi_pipeline.pipeline import (
     tiling_facts,
     write_outputs,
 )
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.store import NAME, TileStore
-from wsi_pipeline.tiling import fill
+from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tiles.fill import fill
+from wsi_pipeline.tiles.grid import tile_grid
+from wsi_pipeline.tiles.store import NAME, TileStore
 
 REPEATS = (1, 2, 4)
 """Of the slide, in each direction."""

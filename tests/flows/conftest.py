@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.flows.prefect_site import Site
-from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.scoring.config import ScoreConfig
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ pytest.importorskip("prefect")
 from tests.flows.prefect_site import DEADLINE_S, wait_until
 from tests.made import write_slide
 from training.synthetic import generate_region
-from wsi_pipeline.bundle import DEMO_BUNDLE
+from wsi_pipeline.model.bundle import DEMO_BUNDLE
 
 ROOT = Path(__file__).parents[2]
 API = "http://127.0.0.1:4200/api"

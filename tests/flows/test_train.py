@@ -43,7 +43,7 @@ from flows.train import (
 )
 from training.agreement import agreement, compare
 from training.promote import bundle_in_use, put_in_use
-from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PATCHES = {"train": 48, "validation": 16}

@@ -7,11 +7,11 @@ import pytest
 
 from tests.bad_slides import DAMAGES, OTHERS, good_slide
 from tests.trial import OK, Child
-from wsi_pipeline import readers, tiff_tiles
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import EngineConfig, build_engine
+from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.errors import SlideUnavailableError, WsiError
-from wsi_pipeline.pipeline import score_slide
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.scoring.score_slide import score_slide
+from wsi_pipeline.slide import readers, tiff_tiles
 
 LIMIT_S = 20.0
 LIMIT_MIB = 700

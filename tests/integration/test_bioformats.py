@@ -13,10 +13,10 @@ import pytest
 import tifffile
 
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.heatmap import write_cellularity
-from wsi_pipeline.overlay import OverlayConfig, write_overlay
-from wsi_pipeline.scoremap import ScoreMap
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.outputs.cellularity_tiff import write_cellularity
+from wsi_pipeline.outputs.overlay import OverlayConfig, write_overlay
+from wsi_pipeline.outputs.score_map import ScoreMap
+from wsi_pipeline.slide.slide import Slide
 
 pytestmark = pytest.mark.long
 

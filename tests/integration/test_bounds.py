@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import build_engine
+from wsi_pipeline.engine.base import build_engine
 from wsi_pipeline.geometry import Box
-from wsi_pipeline.heatmap import read_cellularity
-from wsi_pipeline.pipeline import score_slide
-from wsi_pipeline.readers import READERS, TiffSlideReader
-from wsi_pipeline.tiles import read_parquet
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
+from wsi_pipeline.outputs.tile_table import read_parquet
+from wsi_pipeline.scoring.score_slide import score_slide
+from wsi_pipeline.slide.readers import READERS, TiffSlideReader
 
 OFFSET = (700, 301)
 

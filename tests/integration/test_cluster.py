@@ -17,14 +17,15 @@ import zarr
 
 from tests.made import damage
 from tests.object_store import ObjectStore, serve_objects
-from wsi_pipeline import cluster, cluster_worker
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import build_engine
+from wsi_pipeline.cluster import driver as cluster
+from wsi_pipeline.cluster import worker as cluster_worker
+from wsi_pipeline.engine.base import build_engine
+from wsi_pipeline.engine.graphs import openvino_is_installed
 from wsi_pipeline.errors import ClusterError, ConfigError
-from wsi_pipeline.graphs import openvino_is_installed
-from wsi_pipeline.pipeline import score_slide, start_engine
-from wsi_pipeline.store import TileState, TileStore
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.scoring.score_slide import score_slide, start_engine
+from wsi_pipeline.tiles.store import TileState, TileStore
 
 BIN = Path(sys.executable).parent
 NOT_COMPARED = {"run.log", ".lock"}
@@ -54,7 +55,7 @@ class Site:
                 env=self._environment, stdout=file, stderr=file, cwd=self._folder,
             )  # fmt: skip
 
-    def start_worker(self, preload: str = "wsi_pipeline.cluster_worker") -> None:
+    def start_worker(self, preload: str = "wsi_pipeline.cluster.worker") -> None:
         number = len(self.workers)
         self.workers.append(
             self._start(

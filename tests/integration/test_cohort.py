@@ -8,13 +8,13 @@ import threading
 import numpy as np
 import pytest
 
-from wsi_pipeline import night_run
-from wsi_pipeline.cohort import Cohort
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.crew import CrewConfig
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.inbox import InboxConfig
-from wsi_pipeline.night_run import NightRun
+from wsi_pipeline.night import run as night_run
+from wsi_pipeline.night.crew import CrewConfig
+from wsi_pipeline.night.inbox import InboxConfig
+from wsi_pipeline.night.plan import Cohort
+from wsi_pipeline.night.run import NightRun
+from wsi_pipeline.scoring.config import ScoreConfig
 
 
 @pytest.fixture

@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 import tifffile
 
-from wsi_pipeline import graphs
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import EngineConfig, build_engine
+from wsi_pipeline.engine.base import EngineConfig, build_engine, graphs
+from wsi_pipeline.engine.graphs import Graph
 from wsi_pipeline.errors import OutputError, StoreError
-from wsi_pipeline.graphs import Graph
-from wsi_pipeline.grid import GridConfig
-from wsi_pipeline.pipeline import score_slide
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.scoring.score_slide import score_slide
+from wsi_pipeline.tiles.grid import GridConfig
 
 STORE = "tiles.zarr"
 NOT_COMPARED = {"run.log", ".lock"}

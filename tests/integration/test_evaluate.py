@@ -14,10 +14,10 @@ from training import evaluate
 from training.agreement import agreement
 from training.data.picture import Picture, of_score, pack, windows
 from training.evaluate import Evaluation, evaluate_bundle, is_better, write_evaluation
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import EngineConfig
+from wsi_pipeline.engine.base import EngineConfig
 from wsi_pipeline.errors import BundleError, ConfigError
-from wsi_pipeline.network import build_network
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.model.network import build_network
 
 ENGINE = EngineConfig(device="cpu", runtime="torch", precision="float32", batch_size=4)
 

@@ -9,15 +9,15 @@ import pytest
 
 from tests.made import config_of_tiny
 from tests.unit.test_hostile_files import store  # noqa: F401 - a fixture
-from wsi_pipeline.cohort import Cohort, recall, remember
-from wsi_pipeline.digest_cache import DigestCache, _line
 from wsi_pipeline.errors import OutputError, SlideError, StoreError
-from wsi_pipeline.inbox import InboxConfig, find_slides
-from wsi_pipeline.naming import SlideFile, pseudonym
-from wsi_pipeline.night import Night, write_night
-from wsi_pipeline.outcome import of_error
-from wsi_pipeline.slide_files import content_digest
-from wsi_pipeline.store import StoreConfig, TileStore, _sealed
+from wsi_pipeline.night.digest_cache import DigestCache, _line
+from wsi_pipeline.night.inbox import InboxConfig, find_slides
+from wsi_pipeline.night.outcome import of_error
+from wsi_pipeline.night.plan import Cohort, recall, remember
+from wsi_pipeline.night.report import Night, write_night
+from wsi_pipeline.scoring.filing import SlideFile, pseudonym
+from wsi_pipeline.slide.files import content_digest
+from wsi_pipeline.tiles.store import StoreConfig, TileStore, _sealed
 
 WRONG = ("../../../tmp/x", "", "a" * 31, "a" * 33, "A" * 32, "a" * 32 + "\n", 7, None, ["a" * 32])
 

@@ -17,7 +17,7 @@ import yaml
 from tests.killing import run_and_kill, server_of
 from tests.outputs import MIDDLE, assert_same, stage_of
 from wsi_pipeline import cli
-from wsi_pipeline.store import TileStore
+from wsi_pipeline.tiles.store import TileStore
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,11 @@ KILL = "seed %d: killed after %.2f of %.2f s: %s, %d tiles scored"
 
 @pytest.fixture(scope="module")
 def server():
-    return server_of("wsi_pipeline.pipeline", "wsi_pipeline.torch_engine", "wsi_pipeline.weights")
+    return server_of(
+        "wsi_pipeline.scoring.score_slide",
+        "wsi_pipeline.engine.torch_engine",
+        "wsi_pipeline.model.weights",
+    )
 
 
 @pytest.fixture

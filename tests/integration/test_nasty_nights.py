@@ -20,13 +20,13 @@ import pytest
 import yaml
 
 from tests.made import save_tiny_bundle, write_slide
-from wsi_pipeline import crew as crew_module
-from wsi_pipeline import digest_cache
-from wsi_pipeline.cohort import Cohort, plan
-from wsi_pipeline.crew import CrewConfig, Job, Model
 from wsi_pipeline.errors import OutputError
-from wsi_pipeline.inbox import InboxConfig
-from wsi_pipeline.night_run import NightRun
+from wsi_pipeline.night import crew as crew_module
+from wsi_pipeline.night import digest_cache
+from wsi_pipeline.night.crew import CrewConfig, Job, Model
+from wsi_pipeline.night.inbox import InboxConfig
+from wsi_pipeline.night.plan import Cohort, plan
+from wsi_pipeline.night.run import NightRun
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def workers(of: psutil.Process | None = None) -> list[psutil.Process]:
     found = []
     for child in (of or psutil.Process()).children(recursive=True):
         with suppress(psutil.Error):  # it is dying
-            if "wsi_pipeline.worker" in child.cmdline():
+            if "wsi_pipeline.night.worker" in child.cmdline():
                 found.append(child)
     return found
 

@@ -15,9 +15,7 @@ import zarr
 from PIL import Image
 
 from tests.made import damage
-from wsi_pipeline import folder as folder_of
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import build_engine
+from wsi_pipeline.engine.base import build_engine
 from wsi_pipeline.errors import (
     ConfigError,
     InUseError,
@@ -26,12 +24,14 @@ from wsi_pipeline.errors import (
     SlideError,
 )
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.heatmap import read_cellularity
-from wsi_pipeline.naming import slide_folder
-from wsi_pipeline.pipeline import score_slide, tile, write_outputs
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.store import TileStore
-from wsi_pipeline.tiles import read_parquet
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
+from wsi_pipeline.outputs.tile_table import read_parquet
+from wsi_pipeline.scoring import folder as folder_of
+from wsi_pipeline.scoring.filing import slide_folder
+from wsi_pipeline.scoring.score_slide import score_slide, tile, write_outputs
+from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tiles.store import TileStore
 
 OUTPUTS = {
     "cellularity.ome.tiff", "legend.png", "overlay.png", "overlay.tif", "run.log", "summary.json",
@@ -42,7 +42,7 @@ OUTPUTS = {
 
 @pytest.fixture(scope="module")
 def engine(tiny_bundle):
-    from wsi_pipeline.engine import EngineConfig
+    from wsi_pipeline.engine.base import EngineConfig
 
     config = EngineConfig(device="cpu", runtime="torch", precision="float32", batch_size=4)
     return build_engine(ModelBundle.load(tiny_bundle), config)
@@ -143,7 +143,7 @@ def test_tile_then_score_reads_nothing_twice(
     store = tile(slide_path, out, tiny_config)
     assert not store.is_scored
     monkeypatch.setattr(
-        "wsi_pipeline.tiling.read_tile", lambda *_args: pytest.fail("read a tile again")
+        "wsi_pipeline.tiles.fill.read_tile", lambda *_args: pytest.fail("read a tile again")
     )
     assert score_slide(slide_path, out, engine, tiny_config).status == "scored"
 

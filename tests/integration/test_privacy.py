@@ -18,16 +18,16 @@ from PIL import Image
 import wsi_pipeline
 from flows.report import markdown, picture_uri
 from tests.object_store import serve_objects
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import EngineConfig, build_engine
+from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.errors import WsiError
-from wsi_pipeline.grid import GridConfig
-from wsi_pipeline.naming import SlideFile
-from wsi_pipeline.night import Night, write_night
-from wsi_pipeline.outcome import of_summary
-from wsi_pipeline.pipeline import score_slide
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.night.outcome import of_summary
+from wsi_pipeline.night.report import Night, write_night
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.scoring.filing import SlideFile
+from wsi_pipeline.scoring.score_slide import score_slide
+from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tiles.grid import GridConfig
 
 GREEN = (0, 255, 0)
 """Of the labels; neither tissue nor any colour map comes near it."""

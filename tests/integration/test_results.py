@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from tests.made import write_slide
-from wsi_pipeline import folder as folder_of
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import EngineConfig, build_engine
+from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.errors import InUseError, MppError, OutputError, SlideChangedError
-from wsi_pipeline.grid import GridConfig
-from wsi_pipeline.naming import file_slide
-from wsi_pipeline.pipeline import score_slide, tile, write_again
-from wsi_pipeline.slide_files import content_digest
-from wsi_pipeline.store import StoreConfig, TileStore
-from wsi_pipeline.verify import faults
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.scoring import folder as folder_of
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.scoring.filing import file_slide
+from wsi_pipeline.scoring.score_slide import score_slide, tile, write_again
+from wsi_pipeline.scoring.verify import faults
+from wsi_pipeline.slide.files import content_digest
+from wsi_pipeline.tiles.grid import GridConfig
+from wsi_pipeline.tiles.store import StoreConfig, TileStore
 
 SLIDE = "block.tif"
 HERE = StoreConfig()

@@ -5,7 +5,7 @@ import pytest
 
 from wsi_pipeline.errors import MppError
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.slide.slide import Slide
 
 pytestmark = pytest.mark.slides
 

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.tissue import (
+from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tiles.tissue import (
     BLURRED_ABOVE,
     INKED_ABOVE,
     TissueConfig,

@@ -21,7 +21,7 @@ from training.data.views import EpochOrder, training_batches, validation_batches
 from training.distributed import convert_sync_batchnorm, first_process_first, processes
 from training.fit import FitConfig, fit
 from training.run import trained_weights
-from wsi_pipeline.network import SegmentationNetwork
+from wsi_pipeline.model.network import SegmentationNetwork
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("linear", "seg", "reg")

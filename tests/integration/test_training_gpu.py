@@ -8,7 +8,7 @@ import torch
 
 from training.reg import RegConfig, train_regression
 from training.seg import SegConfig, train_segmentation
-from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.validation import load_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"

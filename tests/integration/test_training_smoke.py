@@ -21,14 +21,14 @@ from training.fit import evaluate
 from training.reg import RegConfig, regression_metrics, train_regression
 from training.run import config_of, trained_weights
 from training.seg import SegConfig, train_segmentation
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import EngineConfig, build_engine
+from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.grid import GridConfig
-from wsi_pipeline.network import build_network
-from wsi_pipeline.pipeline import score_slide
-from wsi_pipeline.tiles import read_parquet
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.model.network import build_network
+from wsi_pipeline.outputs.tile_table import read_parquet
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.scoring.score_slide import score_slide
+from wsi_pipeline.tiles.grid import GridConfig
 from wsi_pipeline.validation import load_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.errors import MppError, TissueError
 from wsi_pipeline.geometry import Box, Mpp
-from wsi_pipeline.grid import GridConfig, box_means, tile_grid, whole_pixel
+from wsi_pipeline.tiles.grid import GridConfig, box_means, tile_grid, whole_pixel
 
 sides = st.integers(4, 6000)  # a pixel or two are less than `LEAST_TISSUE` of a tile
 bounds = st.builds(Box, st.integers(0, 500), st.integers(0, 500), sides, sides)

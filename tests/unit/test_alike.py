@@ -7,7 +7,7 @@ import tifffile
 from tests.unit.test_pyramid import reduced
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Size
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.slide.slide import Slide
 
 SIDE = 1024
 """Of the section."""

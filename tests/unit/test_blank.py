@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from tests.made import write_slide
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.tissue import TissueConfig, tissue_of
+from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tiles.tissue import TissueConfig, tissue_of
 
 TILE = 64
 

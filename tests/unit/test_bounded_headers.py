@@ -11,11 +11,11 @@ import pytest
 from pydicom.uid import generate_uid
 
 from tests.unit.multi_file import write_dicom
-from wsi_pipeline.dicom import described_levels
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.inbox import InboxConfig, find_slides
-from wsi_pipeline.slide_files import dicom_header, files_of
-from wsi_pipeline.tiff import check_tiff
+from wsi_pipeline.night.inbox import InboxConfig, find_slides
+from wsi_pipeline.slide.dicom import described_levels
+from wsi_pipeline.slide.files import dicom_header, files_of
+from wsi_pipeline.slide.tiff_headers import check_tiff
 
 LITTLE, DEFLATED = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99"
 ENOUGH_BYTES = 100 << 20

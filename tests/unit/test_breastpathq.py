@@ -28,8 +28,8 @@ from training.data.breastpathq import (
 from training.data.generated import GeneratedData
 from training.data.picture import unpack
 from training.data.truth import IGNORED
-from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.model.architecture import CLASSES
 
 LYMPHOCYTE, NORMAL, MALIGNANT = 1, 2, 3
 

@@ -14,10 +14,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from wsi_pipeline.architecture import Architecture
-from wsi_pipeline.bundle import CARD_NAME, WEIGHTS_NAME, ModelBundle, ModelCard
 from wsi_pipeline.errors import BundleError
-from wsi_pipeline.network import RegressionNetwork, build_network
+from wsi_pipeline.model.architecture import Architecture
+from wsi_pipeline.model.bundle import CARD_NAME, WEIGHTS_NAME, ModelBundle, ModelCard
+from wsi_pipeline.model.network import RegressionNetwork, build_network
 
 LITE = "tf_efficientnet_lite0"
 GUIDED = Architecture(
@@ -417,7 +417,7 @@ class Hub:
 
 LOADER = """
 import sys
-from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.errors import BundleError
 for line in sys.stdin:
     try:

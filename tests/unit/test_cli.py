@@ -10,9 +10,11 @@ from importlib.metadata import version
 import pytest
 import yaml
 
-from wsi_pipeline import bundle, cli, pipeline
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.store import TileStore
+from wsi_pipeline import cli
+from wsi_pipeline.model import bundle
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.scoring import score_slide as pipeline
+from wsi_pipeline.tiles.store import TileStore
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from PIL import Image
 from tests.jpeg_tiles import bare
 from wsi_pipeline.errors import ColourError, SlideError
 from wsi_pipeline.geometry import Box, Size
-from wsi_pipeline.naming import SlideFile
-from wsi_pipeline.outcome import of_error
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.night.outcome import of_error
+from wsi_pipeline.scoring.filing import SlideFile
+from wsi_pipeline.slide.slide import Slide
 
 TILE, SIDE = 64, 128
 MPP = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER", "metadata": None}

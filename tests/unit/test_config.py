@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.made import settings_of
-from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.validation import load_yaml
 
 

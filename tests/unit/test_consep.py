@@ -17,8 +17,8 @@ from training.data.consep import (
     read_types,
 )
 from training.data.picture import unpack
-from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.model.architecture import CLASSES
 
 SIDE = 60
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.crew import Crew, CrewConfig, Job, Model, Progress, Setup
-from wsi_pipeline.engine import EngineConfig, build_engine
+from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.errors import ModelUnavailableError
-from wsi_pipeline.naming import file_slide
-from wsi_pipeline.pipeline import score_slide
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.night.crew import Crew, CrewConfig, Job, Model, Progress, Setup
+from wsi_pipeline.scoring.filing import file_slide
+from wsi_pipeline.scoring.score_slide import score_slide
 
 
 @pytest.fixture
@@ -40,7 +40,9 @@ def job(make_slide, section):
 
 def only_worker():
     (worker,) = (
-        child for child in psutil.Process().children() if "wsi_pipeline.worker" in child.cmdline()
+        child
+        for child in psutil.Process().children()
+        if "wsi_pipeline.night.worker" in child.cmdline()
     )
     return worker
 
@@ -91,7 +93,9 @@ def test_a_worker_that_dies_costs_one_try(setup, job, tmp_path, tiny_bundle, tin
         log = (setup.out / scored.folder / "run.log").read_text()
         assert "tiles had been scored by an earlier run" in log
         assert 0 < scored.model_s <= scored.model_until - scored.model_from < scored.seconds
-    assert not [p for p in psutil.Process().children() if "wsi_pipeline.worker" in p.cmdline()]
+    assert not [
+        p for p in psutil.Process().children() if "wsi_pipeline.night.worker" in p.cmdline()
+    ]
     engine = build_engine(ModelBundle.load(tiny_bundle), tiny_config.engine)
     here = score_slide(job.slide.location, tmp_path / "here", engine, tiny_config)
     assert scored.summary == here
@@ -158,7 +162,7 @@ def test_a_worker_hears_of_the_end_while_it_is_loading():
         "-X",
         "importtime",
         "-m",
-        "wsi_pipeline.worker",
+        "wsi_pipeline.night.worker",
         str(its.fileno()),
         "",
     ]
@@ -170,4 +174,4 @@ def test_a_worker_hears_of_the_end_while_it_is_loading():
     _, imported = worker.communicate(timeout=60)
     # Libraries are named when they are loaded: it did not come to that.
     assert "wsi_pipeline" in imported
-    assert "wsi_pipeline.pipeline" not in imported
+    assert "wsi_pipeline.scoring.score_slide" not in imported

@@ -18,10 +18,10 @@ from tests.unit.test_pyramid import offset, ramps, reduced
 from wsi_pipeline.cli import app
 from wsi_pipeline.errors import ConfigError, MppError, SlideError
 from wsi_pipeline.geometry import Size
-from wsi_pipeline.inbox import InboxConfig, find_slides
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.slide_files import files_of
-from wsi_pipeline.slide_folders import all_slides, one_slide, own_folders, slides_in
+from wsi_pipeline.night.inbox import InboxConfig, find_slides
+from wsi_pipeline.night.slide_folders import all_slides, one_slide, own_folders, slides_in
+from wsi_pipeline.slide.files import files_of
+from wsi_pipeline.slide.slide import Slide
 
 SIZE = Size(750, 450)
 UIDS = map("1.2.826.0.1.3680043.10.{}".format, count(1))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from wsi_pipeline import digest_cache
-from wsi_pipeline.digest_cache import DigestCache
-from wsi_pipeline.inbox import InboxConfig, InboxSlide, find_slides
+from wsi_pipeline.night import digest_cache
+from wsi_pipeline.night.digest_cache import DigestCache
+from wsi_pipeline.night.inbox import InboxConfig, InboxSlide, find_slides
 
 
 @pytest.fixture
@@ -141,9 +141,9 @@ def test_what_is_in_the_way_is_left_and_done_without(tmp_path, inbox, caplog):
 
 WRITER = """
 import sys
-from wsi_pipeline.digest_cache import DigestCache
-from wsi_pipeline.inbox import InboxSlide
-from wsi_pipeline import digest_cache
+from wsi_pipeline.night.digest_cache import DigestCache
+from wsi_pipeline.night.inbox import InboxSlide
+from wsi_pipeline.night import digest_cache
 digest_cache._is_settled = lambda *_: True
 path, slide, first = sys.argv[1:]
 cache = DigestCache(path=__import__("pathlib").Path(path))

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from tests.engines import assert_batch_mates_do_not_matter
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import EngineConfig, dihedral_views
-from wsi_pipeline.network import class_fractions
-from wsi_pipeline.torch_engine import TorchEngine
+from wsi_pipeline.engine.base import EngineConfig, dihedral_views
+from wsi_pipeline.engine.torch_engine import TorchEngine
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.model.network import class_fractions
 
 TOLERANCE = 1e-5
 """Largest difference that the batch size may make to a float32 score."""
@@ -95,7 +95,7 @@ def test_the_views_are_all_symmetries_of_a_square():
 def test_without_class_fractions_the_decoder_is_not_run(tiny_bundle, tiles, monkeypatch):
     with_them = engine_of(tiny_bundle).predict(tiles)
     engine = engine_of(tiny_bundle, class_fractions=False)
-    monkeypatch.setattr("wsi_pipeline.network.SegmentationNetwork.decode", None)
+    monkeypatch.setattr("wsi_pipeline.model.network.SegmentationNetwork.decode", None)
     scores = engine.predict(tiles)
     np.testing.assert_array_equal(scores.cellularity, with_them.cellularity)
     assert scores.class_fraction.shape == with_them.class_fraction.shape

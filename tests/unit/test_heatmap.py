@@ -6,8 +6,8 @@ from PIL import Image
 
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.heatmap import read_cellularity, write_cellularity
-from wsi_pipeline.scoremap import ScoreMap
+from wsi_pipeline.outputs.cellularity_tiff import read_cellularity, write_cellularity
+from wsi_pipeline.outputs.score_map import ScoreMap
 
 
 def random_map(rows: int, columns: int) -> ScoreMap:

@@ -18,12 +18,12 @@ import pytest
 import timm
 import zarr
 
-from wsi_pipeline.bundle import MAX_CARD_BYTES, ModelBundle
-from wsi_pipeline.config import ScoreConfig
 from wsi_pipeline.errors import BundleError, ConfigError, StoreError
 from wsi_pipeline.geometry import Size
-from wsi_pipeline.grid import TileGrid
-from wsi_pipeline.store import TileStore
+from wsi_pipeline.model.bundle import MAX_CARD_BYTES, ModelBundle
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.tiles.grid import TileGrid
+from wsi_pipeline.tiles.store import TileStore
 
 
 class Trap:

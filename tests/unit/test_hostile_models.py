@@ -11,13 +11,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from wsi_pipeline import cluster_worker
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import EngineConfig, build_engine
+from wsi_pipeline.cluster import worker as cluster_worker
+from wsi_pipeline.engine.base import EngineConfig, build_engine
+from wsi_pipeline.engine.graphs import Calibration, Graph, import_openvino, write_graph
+from wsi_pipeline.engine.torch_engine import TorchEngine
 from wsi_pipeline.errors import BundleError, ShortOfMemoryError
-from wsi_pipeline.graphs import Calibration, Graph, import_openvino, write_graph
 from wsi_pipeline.memory import enough_memory
-from wsi_pipeline.torch_engine import TorchEngine
+from wsi_pipeline.model.bundle import ModelBundle
 
 ENGINES = ("torch", "openvino", "cluster")
 
@@ -200,8 +200,8 @@ def test_too_little_memory_is_one_line(tiny_bundle, runtime):
     start(tiny_bundle, runtime)  # its graph is kept from here on
     code = f"""
 import resource, sys
-from wsi_pipeline.bundle import ModelBundle
-from wsi_pipeline.engine import EngineConfig, build_engine
+from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.errors import ShortOfMemoryError
 config = EngineConfig(device="cpu", runtime={runtime!r}, precision="float32", batch_size=1)
 bundle = ModelBundle.load({str(tiny_bundle)!r})

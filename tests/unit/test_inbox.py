@@ -16,8 +16,8 @@ from pydicom.uid import generate_uid
 
 from tests.unit.multi_file import VMS, write, write_dicom
 from wsi_pipeline.errors import ConfigError, SlideError
-from wsi_pipeline.inbox import Inbox, InboxConfig, find_slides, slides_among
-from wsi_pipeline.slide_files import SLIDE_SUFFIXES, DicomHeader, files_of
+from wsi_pipeline.night.inbox import Inbox, InboxConfig, find_slides, slides_among
+from wsi_pipeline.slide.files import SLIDE_SUFFIXES, DicomHeader, files_of
 
 AT_ONCE = InboxConfig(quiet_s=0, look_again_s=0)
 
@@ -262,7 +262,7 @@ def test_an_index_waits_for_its_files_but_not_for_ever(tmp_path, monkeypatch):
     write(tmp_path / "m.mrxs")
     write(tmp_path / "v.vms", VMS.encode())
     assert names(tmp_path, find_slides(str(tmp_path), AT_ONCE)) == ([], ["m.mrxs", "v.vms"])
-    monkeypatch.setattr("wsi_pipeline.inbox.PARTS_WITHIN_S", 0.0)
+    monkeypatch.setattr("wsi_pipeline.night.inbox.PARTS_WITHIN_S", 0.0)
     assert names(tmp_path, find_slides(str(tmp_path), AT_ONCE)) == (["m.mrxs", "v.vms"], [])
 
 

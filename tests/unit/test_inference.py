@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from wsi_pipeline.geometry import Size
-from wsi_pipeline.grid import TileGrid
-from wsi_pipeline.inference import score_shards
-from wsi_pipeline.store import Measures, Scores, ShardPixels, TileStore
+from wsi_pipeline.scoring.score_tiles import score_shards
+from wsi_pipeline.tiles.grid import TileGrid
+from wsi_pipeline.tiles.store import Measures, Scores, ShardPixels, TileStore
 
 TILE, COUNT = 8, 40
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.jpeg_tiles import abbreviated, bare, encode, write_jpeg_slide
 from wsi_pipeline.geometry import Size
-from wsi_pipeline.jpeg import AS_RGB, Frame, ShrinkingDecoder, area_mean, frame_of
+from wsi_pipeline.slide.jpeg import AS_RGB, Frame, ShrinkingDecoder, area_mean, frame_of
 
 KINDS = ("rgb", "444", "422", "420")
 SHRINKS = (2, 4, 8)

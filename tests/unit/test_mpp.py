@@ -4,8 +4,8 @@ import pytest
 
 from wsi_pipeline.errors import MppError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.mpp import MppSources, referee_mpp
-from wsi_pipeline.stated import Statement
+from wsi_pipeline.slide.mpp import MppSources, referee_mpp
+from wsi_pipeline.slide.stated import Statement
 
 
 def test_the_override_settles_everything():

@@ -8,14 +8,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.naming import (
+from wsi_pipeline.scoring.filing import (
     MAX_FOLDER_BYTES,
     SlideFile,
     file_name,
     slide_folder,
     without_name,
 )
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.slide.slide import Slide
 
 OUT = Path("results")
 

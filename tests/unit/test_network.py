@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from wsi_pipeline.architecture import CLASSES, Architecture
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.network import (
+from wsi_pipeline.model.architecture import CLASSES, Architecture
+from wsi_pipeline.model.network import (
     GuidedRegressionNetwork,
     Normalise,
     RegressionBackbone,

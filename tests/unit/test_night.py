@@ -20,13 +20,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.made import settings_of
-from wsi_pipeline import night as module
-from wsi_pipeline.execution import Execution
+from wsi_pipeline.engine.execution import Execution
 from wsi_pipeline.facts import BundleFacts, Provenance, SlideFacts
-from wsi_pipeline.night import ORDER, Night, write_night
-from wsi_pipeline.outcome import Outcome
-from wsi_pipeline.shown import spreadsheet_cell
-from wsi_pipeline.summary import (
+from wsi_pipeline.night import report as module
+from wsi_pipeline.night.outcome import Outcome
+from wsi_pipeline.night.report import ORDER, Night, write_night
+from wsi_pipeline.outputs.summary import (
     Cellularity,
     Histogram,
     Interval,
@@ -34,6 +33,7 @@ from wsi_pipeline.summary import (
     SlideSummary,
     TileCounts,
 )
+from wsi_pipeline.shown import spreadsheet_cell
 
 STARTED = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
 NASTY = "<script>alert(\"1\")</script> & 'Söhne' {{ 7 * 7 }}.svs"

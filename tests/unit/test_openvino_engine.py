@@ -9,15 +9,20 @@ import torch
 import yaml
 
 from tests.engines import assert_batch_mates_do_not_matter
-from wsi_pipeline import graphs
-from wsi_pipeline.architecture import Architecture
-from wsi_pipeline.bundle import ModelBundle, ModelCard
-from wsi_pipeline.engine import EngineConfig, build_engine
+from wsi_pipeline.engine.base import EngineConfig, build_engine, graphs
+from wsi_pipeline.engine.graphs import (
+    Graph,
+    exported,
+    openvino_is_installed,
+    read_graph,
+    write_graph,
+)
 from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.geometry import Box, Size
-from wsi_pipeline.graphs import Graph, exported, openvino_is_installed, read_graph, write_graph
-from wsi_pipeline.network import build_network
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.model.architecture import Architecture
+from wsi_pipeline.model.bundle import ModelBundle, ModelCard
+from wsi_pipeline.model.network import build_network
+from wsi_pipeline.slide.slide import Slide
 
 pytestmark = pytest.mark.skipif(not openvino_is_installed(), reason="needs OpenVINO")
 
@@ -131,7 +136,7 @@ def test_a_model_that_corrects_the_ratio_of_a_finer_segmentation(bundle, tiles):
 def test_openvino_is_the_automatic_choice_on_a_cpu(bundle, monkeypatch):
     config = EngineConfig(device="cpu")
     assert build_engine(bundle, config).execution.runtime == "openvino"
-    monkeypatch.setattr("wsi_pipeline.engine.openvino_is_installed", lambda: False)
+    monkeypatch.setattr("wsi_pipeline.engine.base.openvino_is_installed", lambda: False)
     assert build_engine(bundle, config).execution.runtime == "torch"
 
 
@@ -168,8 +173,8 @@ def test_a_signal_after_engines_are_gone_is_handled(bundle, tiny_bundle):
     exported(bundle)
     code = (
         "import signal, sys\n"
-        "from wsi_pipeline.bundle import ModelBundle\n"
-        "from wsi_pipeline.engine import EngineConfig, build_engine\n"
+        "from wsi_pipeline.model.bundle import ModelBundle\n"
+        "from wsi_pipeline.engine.base import EngineConfig, build_engine\n"
         "config = EngineConfig(device='cpu', runtime='openvino', precision='float32')\n"
         "bundle = ModelBundle.load(sys.argv[1])\n"
         "first, second = build_engine(bundle, config), build_engine(bundle, config)\n"
@@ -230,7 +235,7 @@ def test_openvino_is_missing(bundle, monkeypatch):
     ],
 )
 def test_what_cannot_be_run(bundle, monkeypatch, settings, message):
-    monkeypatch.setattr("wsi_pipeline.device._cpu_flags", frozenset)
+    monkeypatch.setattr("wsi_pipeline.engine.device._cpu_flags", frozenset)
     with pytest.raises(ConfigError, match=message):
         engine_of(bundle, **settings)
 

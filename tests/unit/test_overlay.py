@@ -11,7 +11,7 @@ from PIL import Image
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.overlay import (
+from wsi_pipeline.outputs.overlay import (
     OverlayConfig,
     colourise,
     draw_over,
@@ -22,8 +22,8 @@ from wsi_pipeline.overlay import (
     write_overlay_picture,
     write_thumbnail,
 )
-from wsi_pipeline.scoremap import ScoreMap
-from wsi_pipeline.slide import Level, Slide
+from wsi_pipeline.outputs.score_map import ScoreMap
+from wsi_pipeline.slide.slide import Level, Slide
 
 YELLOW, PURPLE = (253, 231, 37), (68, 1, 84)  # viridis at 100 % and at 0 %, as published
 

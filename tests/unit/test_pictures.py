@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.slide.slide import Slide
 
 RGB = np.random.default_rng(0).integers(256, size=(600, 800, 3), dtype=np.uint8)
 HALF = RGB.reshape(300, 2, 400, 2, 3).mean((1, 3)).astype(np.uint8)
@@ -153,8 +153,8 @@ def test_the_terminal_hears_nothing_of_openslide(tmp_path):
     """It writes past Python. What others write meanwhile gets through."""
     path = write(tmp_path / "slide.svs", *FAULTS["focal planes of Aperio"][0])
     program = (
-        "import os, sys\nfrom wsi_pipeline.hush import hushed\n"
-        "from wsi_pipeline.readers import READERS\n"
+        "import os, sys\nfrom wsi_pipeline.slide.quiet_libraries import hushed\n"
+        "from wsi_pipeline.slide.readers import READERS\n"
         "try:\n    READERS['openslide'](sys.argv[1])\n"
         "except Exception as error:\n    print(error)\n"
         "with hushed():\n    os.write(2, b'a bar\\n')\n"

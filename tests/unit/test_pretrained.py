@@ -13,7 +13,7 @@ from training.pretrained import (
     imagenet_weights,
 )
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.network import SegmentationNetwork
+from wsi_pipeline.model.network import SegmentationNetwork
 
 LITE = "tf_efficientnet_lite0"
 

@@ -22,8 +22,8 @@ from training.promote import (
     put_in_use,
     refuse_known,
 )
-from wsi_pipeline.bundle import ModelBundle
 from wsi_pipeline.errors import BundleError, ConfigError
+from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.validation import load_yaml
 
 
@@ -133,7 +133,7 @@ def test_a_kill_between_copy_and_swap_leaves_the_old_bundle_in_use(one, other, t
 import os, signal
 from pathlib import Path
 from training.promote import put_in_use
-from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.model.bundle import ModelBundle
 
 def die(path, target, **_):
     if "current" in path.name:

@@ -8,8 +8,8 @@ import tifffile
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.pyramid import Described, is_copy_of, place_levels
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.slide.pyramid import Described, is_copy_of, place_levels
+from wsi_pipeline.slide.slide import Slide
 
 TILE = 64
 ROUNDINGS = {"floor": floor, "ceil": ceil, "round": round}

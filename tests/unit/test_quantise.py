@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 
 from tests.made import damage, write_slide
-from wsi_pipeline import graphs
-from wsi_pipeline import quantise as module
-from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
-from wsi_pipeline.config import ScoreConfig
-from wsi_pipeline.engine import EngineConfig, build_engine, execution_of
+from wsi_pipeline.engine import quantise as module
+from wsi_pipeline.engine.base import EngineConfig, build_engine, execution_of, graphs
+from wsi_pipeline.engine.graphs import Calibration, Graph, calibration, keep_quantised, quantised
+from wsi_pipeline.engine.quantise import MAX_MEAN_ERROR, MIN_TILES, quantise, sample_tiles
 from wsi_pipeline.errors import BundleError, ConfigError
-from wsi_pipeline.graphs import Calibration, Graph, calibration, keep_quantised, quantised
-from wsi_pipeline.grid import GridConfig
-from wsi_pipeline.pipeline import scoring_facts
-from wsi_pipeline.quantise import MAX_MEAN_ERROR, MIN_TILES, quantise, sample_tiles
+from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.scoring.score_slide import scoring_facts
+from wsi_pipeline.tiles.grid import GridConfig
 
 pytestmark = pytest.mark.skipif(
     find_spec("nncf") is None or find_spec("openvino") is None, reason="needs nncf and OpenVINO"

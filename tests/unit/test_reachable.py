@@ -11,13 +11,12 @@ import pytest
 
 from tests.made import damage
 from tests.object_store import serve_objects
-from wsi_pipeline import readers, tiff_tiles
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.grid import GridConfig, tile_grid
-from wsi_pipeline.reachable import is_away, one_line
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.tiling import read_shard
+from wsi_pipeline.slide.access import is_away, one_line
+from wsi_pipeline.slide.slide import Slide, readers, tiff_tiles
+from wsi_pipeline.tiles.fill import read_shard
+from wsi_pipeline.tiles.grid import GridConfig, tile_grid
 
 BACKENDS = ("openslide", "tiffslide")
 BOX, SIZE = Box(300, 300, 128, 128), Size(128, 128)

@@ -14,8 +14,8 @@ from training.reg import (
     regression_metrics,
     start_as_identities,
 )
-from wsi_pipeline.architecture import Architecture
-from wsi_pipeline.network import RegressionBackbone, build_network
+from wsi_pipeline.model.architecture import Architecture
+from wsi_pipeline.model.network import RegressionBackbone, build_network
 
 LITE = "tf_efficientnet_lite0"
 CARD = CardConfig(

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from wsi_pipeline.geometry import Mpp, Size
-from wsi_pipeline.scoremap import ScoreMap, blend, block_mean, build_score_map
-from wsi_pipeline.tiles import TileTable
+from wsi_pipeline.outputs.score_map import ScoreMap, blend, block_mean, build_score_map
+from wsi_pipeline.outputs.tile_table import TileTable
 
 
 @st.composite

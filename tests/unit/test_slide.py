@@ -9,8 +9,8 @@ from PIL import Image
 from tests.made import damage
 from wsi_pipeline.errors import MppError, SlideError
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.readers import OpenSlideReader
-from wsi_pipeline.slide import Level, Slide, best_level, resample
+from wsi_pipeline.slide.readers import OpenSlideReader
+from wsi_pipeline.slide.slide import Level, Slide, best_level, resample
 
 BACKENDS = ("openslide", "tiffslide")
 
@@ -94,7 +94,7 @@ def test_odd_sides_do_not_shift_lower_levels(make_slide, tissue_like):
 @pytest.mark.parametrize("block_px", [64, 2048])
 def test_thumbnails_are_the_same_in_pieces(make_slide, tissue_like, monkeypatch, block_px):
     rgb = cv2.GaussianBlur(tissue_like(901, 1203), (0, 0), 4)
-    monkeypatch.setattr("wsi_pipeline.slide.BLOCK_PX", block_px)
+    monkeypatch.setattr("wsi_pipeline.slide.slide.BLOCK_PX", block_px)
     with Slide.open(make_slide(rgb)) as slide:
         thumbnail = slide.thumbnail(Mpp(4.0))
     assert thumbnail.shape == (113, 150, 3)

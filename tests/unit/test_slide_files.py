@@ -9,9 +9,9 @@ from pydicom.uid import generate_uid
 
 from tests.unit.multi_file import VMS, write, write_dicom
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.naming import file_slide
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.slide_files import content_digest, dicom_header, files_of, names_in_index
+from wsi_pipeline.scoring.filing import file_slide
+from wsi_pipeline.slide.files import content_digest, dicom_header, files_of, names_in_index
+from wsi_pipeline.slide.slide import Slide
 
 
 def test_most_slides_are_one_file(tmp_path):

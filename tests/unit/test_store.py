@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.errors import DamagedStoreError
 from wsi_pipeline.geometry import Size
-from wsi_pipeline.grid import TileGrid
-from wsi_pipeline.store import (
+from wsi_pipeline.tiles.grid import TileGrid
+from wsi_pipeline.tiles.store import (
     Measures,
     Scores,
     ShardPixels,

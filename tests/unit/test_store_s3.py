@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from tests.object_store import serve_objects
 from tests.unit.test_store import grid_of, made, pixels_of, scores_of
 from wsi_pipeline.errors import ConfigError, StoreError
-from wsi_pipeline.store import StoreConfig, TileState, TileStore, digest_of
-from wsi_pipeline.store_place import store_path, zarr_store
+from wsi_pipeline.tiles.store import StoreConfig, TileState, TileStore, digest_of
+from wsi_pipeline.tiles.store_place import store_path, zarr_store
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from tests.made import settings_of
-from wsi_pipeline.execution import Execution
+from wsi_pipeline.engine.execution import Execution
 from wsi_pipeline.facts import BundleFacts, Provenance, SlideFacts
-from wsi_pipeline.mpp import POWER
-from wsi_pipeline.summary import (
+from wsi_pipeline.outputs.summary import (
     HISTOGRAM_BINS,
     SlideSummary,
     block_bootstrap,
@@ -17,7 +16,8 @@ from wsi_pipeline.summary import (
     summarise,
     write_summary,
 )
-from wsi_pipeline.tiles import TileTable
+from wsi_pipeline.outputs.tile_table import TileTable
+from wsi_pipeline.slide.mpp import POWER
 
 PROVENANCE = Provenance(
     slide=SlideFacts(

@@ -16,7 +16,7 @@ from training.synthetic import (
     generate_region,
     main,
 )
-from wsi_pipeline.architecture import CLASSES
+from wsi_pipeline.model.architecture import CLASSES
 
 SMALL = SyntheticConfig(size=256)
 

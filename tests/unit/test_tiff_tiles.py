@@ -14,15 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.jpeg_tiles import write_jpeg_slide
-from wsi_pipeline import tiff_tiles
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.grid import GridConfig, tile_grid
-from wsi_pipeline.jpeg import ShrinkingDecoder, area_mean
-from wsi_pipeline.slide import Slide, View
-from wsi_pipeline.store import TileStore
-from wsi_pipeline.tiff_tiles import SharedFile, TiledLevels
-from wsi_pipeline.tiling import fill
+from wsi_pipeline.slide.jpeg import ShrinkingDecoder, area_mean
+from wsi_pipeline.slide.slide import Slide, View, tiff_tiles
+from wsi_pipeline.slide.tiff_tiles import SharedFile, TiledLevels
+from wsi_pipeline.tiles.fill import fill
+from wsi_pipeline.tiles.grid import GridConfig, tile_grid
+from wsi_pipeline.tiles.store import TileStore
 
 TILE, WIDTH, HEIGHT = 64, 301, 203
 

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from wsi_pipeline.tile_cache import TileCache
+from wsi_pipeline.slide.decoded_tiles import TileCache
 
 SIDE = 8
 TILE_BYTES = SIDE * SIDE * 3

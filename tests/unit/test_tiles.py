@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from wsi_pipeline.tiles import TileTable, read_parquet, write_parquet
+from wsi_pipeline.outputs.tile_table import TileTable, read_parquet, write_parquet
 
 CLASSES = ("background", "lymphocyte", "normal", "malignant")
 

@@ -5,10 +5,10 @@ import pytest
 
 from tests.made import damage
 from wsi_pipeline.geometry import Mpp, Size
-from wsi_pipeline.grid import GridConfig, tile_grid
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.store import TileState, TileStore
-from wsi_pipeline.tiling import fill
+from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tiles.fill import fill
+from wsi_pipeline.tiles.grid import GridConfig, tile_grid
+from wsi_pipeline.tiles.store import TileState, TileStore
 
 TILE = 64
 

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from tests.made import damage
 from wsi_pipeline.geometry import Box, Mpp
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.tissue import (
+from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tiles.tissue import (
     BLURRED_ABOVE,
     INKED_ABOVE,
     TissueConfig,

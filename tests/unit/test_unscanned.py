@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from tests.made import write_slide
 from wsi_pipeline.errors import ColourError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.grid import GridConfig, tile_grid
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.tiling import read_shard
-from wsi_pipeline.tissue import TissueConfig, pen_fraction, tissue_mask, tissue_of
-from wsi_pipeline.unscanned import black_fraction, is_dark_field
+from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tiles.fill import read_shard
+from wsi_pipeline.tiles.grid import GridConfig, tile_grid
+from wsi_pipeline.tiles.tissue import TissueConfig, pen_fraction, tissue_mask, tissue_of
+from wsi_pipeline.tiles.unscanned import black_fraction, is_dark_field
 
 SIDE, FRAME = 1200, 400
 """At 2 µm/px, the resolution of the codec's ringing here; masks are of a quarter of it."""

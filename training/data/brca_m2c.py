@@ -25,8 +25,8 @@ from training.data.picture import LazyPictures, Picture, Pictures, is_glass, of_
 from training.data.truth import IGNORED
 from training.data.unmarked import unmarked_nuclei
 from training.ground_truth import Nuclei, grown_to_cells, nucleus_mask, outline_nuclei
-from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.model.architecture import CLASSES
 
 CLASS_OF_NUMBER = {
     "1": CLASSES.index("lymphocyte"),

@@ -28,8 +28,8 @@ from training.data.generated import Part
 from training.data.labels import Report, read_rgb, read_table, refuse, reported, within
 from training.data.picture import LazyPictures, Picture, Pictures, of_nuclei, of_score
 from training.ground_truth import Nuclei, nucleus_mask, outline_nuclei
-from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.model.architecture import CLASSES
 
 CLASS_OF_DESCRIPTION = {
     description: CLASSES.index(name)

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from training.data.generated import Part
 from training.data.picture import Picture, Pictures, of_nuclei
 from training.ground_truth import Nuclei, nucleus_mask, outline_nuclei
-from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.model.architecture import CLASSES
 
 TYPES = {
     "other": "normal",

@@ -30,8 +30,8 @@ from training.data.picture import (
 from training.data.truth import IGNORED
 from training.data.unmarked import unmarked_nuclei
 from training.ground_truth import Nuclei, nucleus_mask, outline_nuclei
-from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.model.architecture import CLASSES
 
 CLASS_OF_NAME = {
     name: CLASSES.index(ours)

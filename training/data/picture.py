@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from training.augment import Sample
 from training.data.truth import EVERYTHING, IGNORED, NUMBER_OF, POSSIBLE, TUMOUR_NEAR
 from training.synthetic import Patch
-from wsi_pipeline.architecture import CLASSES
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.model.architecture import CLASSES
 
 PICTURE_MPP = Mpp(0.5)
 """µm/px of all labelled pictures: what the network takes."""

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.architecture import CLASSES
+from wsi_pipeline.model.architecture import CLASSES
 
 IGNORED: Final = 255
 """Nobody judged the pixel: losses and confusion matrices leave it out."""

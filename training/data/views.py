@@ -15,8 +15,8 @@ from training import distributed
 from training.augment import AugmentConfig, Shrink, augment, shrunk
 from training.data.picture import Pictures, padded, unpack
 from training.data.truth import unsure_at_edges
-from wsi_pipeline.architecture import REGRESSION_STRIDE
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.model.architecture import REGRESSION_STRIDE
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Pixels uint8 [B, S, S, 3], nucleus classes int64 [B, S, S] and cellularity float32 [B]."""

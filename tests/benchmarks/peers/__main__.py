@@ -28,14 +28,14 @@ from tests.benchmarks.peers.export import export, untrained_bundle
 from tests.benchmarks.peers.measure import CommandFailed, measure
 from tests.benchmarks.peers.report import Run
 from tests.benchmarks.peers.task import L0Corner, Task
-from wsi_pipeline.bundle import DEMO_BUNDLE, ModelBundle
-from wsi_pipeline.config import ScoreConfig
+from wsi_pipeline.engine.graphs import calibration
+from wsi_pipeline.engine.quantise import sample_tiles
 from wsi_pipeline.errors import ConfigError, WsiError
-from wsi_pipeline.graphs import calibration
-from wsi_pipeline.grid import steps_to_cover
-from wsi_pipeline.quantise import sample_tiles
-from wsi_pipeline.slide import Slide
-from wsi_pipeline.tiles import read_parquet
+from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.outputs.tile_table import read_parquet
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tiles.grid import steps_to_cover
 
 log = logging.getLogger(__name__)
 

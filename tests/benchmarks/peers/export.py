@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.benchmarks.big_slide import SAMPLE
-from wsi_pipeline.bundle import ModelBundle, ModelCard
 from wsi_pipeline.geometry import Box, Size
-from wsi_pipeline.network import Architecture, GuidedRegressionNetwork, build_network
-from wsi_pipeline.slide import Slide
+from wsi_pipeline.model.bundle import ModelBundle, ModelCard
+from wsi_pipeline.model.network import Architecture, GuidedRegressionNetwork, build_network
+from wsi_pipeline.slide.slide import Slide
 
 log = logging.getLogger(__name__)
 

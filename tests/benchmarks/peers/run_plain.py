@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tests.benchmarks.peers.task import Task, Timed, load
-from wsi_pipeline.bundle import ModelBundle
+from wsi_pipeline.model.bundle import ModelBundle
 
 
 class Tiles(Dataset[NDArray[np.uint8]]):

@@ -1,0 +1,1 @@
+"""One slide over the machines of a Dask cluster."""

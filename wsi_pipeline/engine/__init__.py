@@ -1,0 +1,1 @@
+"""How a bundle is run: the device, the precision, and the library behind them."""

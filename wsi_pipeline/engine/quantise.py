@@ -1,0 +1,177 @@
+"""Makes a bundle's graph in 8 bits, calibrated on tissue, and measures what that costs.
+
+The ranges of all activations are taken from tiles of real slides, by nncf's post-training
+quantisation. Weights take 7 bits of 8: the sums of products of CPUs without VNNI overflow at the
+eighth, and a bundle has to score alike on all of them.
+
+What rounding costs comes mostly from the first layers, whose errors all others pass on, and in a
+guided network from its segmentation, which comes first. So if scores in 8 bits are too far off, a
+part of the network, counted from the pixels on, stays in float32: the least that will do.
+"""
+
+import logging
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.engine.base import EngineConfig
+from wsi_pipeline.engine.graphs import Calibration, Graph, exported, import_openvino
+from wsi_pipeline.engine.openvino_engine import OpenVinoEngine
+from wsi_pipeline.engine.torch_engine import TorchEngine
+from wsi_pipeline.errors import BundleError, ConfigError, TissueError
+from wsi_pipeline.model.bundle import ModelBundle, ModelCard
+from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tiles.fill import read_tile
+from wsi_pipeline.tiles.grid import tile_grid
+from wsi_pipeline.tiles.tissue import tissue_of
+
+log = logging.getLogger(__name__)
+
+MAX_MEAN_ERROR: Final = 0.01
+"""Mean absolute error of scores beyond which a graph is not kept."""
+
+FLOAT32_SHARES: Final = (0.0, 0.25, 0.5, 0.75)
+"""Shares of the convolutions that may stay in float32, the first that will do."""
+
+CHECKED_SHARE: Final = 0.25
+"""Of all tiles: those on which the error is measured, and not the ranges."""
+
+MIN_TILES: Final = 16
+
+
+def quantise(
+    bundle: ModelBundle, tiles: NDArray[np.uint8], *, slides: int, seed: int
+) -> tuple[Graph, Calibration]:
+    """Quantise a bundle.
+
+    Args:
+        bundle: the model.
+        tiles: of tissue, uint8 [n, side, side, 3], in random order.
+        slides: how many slides they are from, for the record.
+        seed: of their choice and order, for the record.
+
+    Raises:
+        ConfigError: if nncf is not installed.
+        BundleError: if scores in 8 bits are too far from those in float32.
+
+    """
+    checked = max(1, round(len(tiles) * CHECKED_SHARE))
+    held_back, measured = tiles[:checked], tiles[checked:]
+    config = EngineConfig(device="cpu", precision="float32", class_fractions=False)
+    expected = TorchEngine(bundle, config).predict(held_back).cellularity
+    for share in FLOAT32_SHARES:
+        graph = _calibrated(exported(bundle), measured, float32_share=share)
+        error = OpenVinoEngine(bundle, config, graph).predict(held_back).cellularity - expected
+        mean_error = float(np.abs(error).mean())
+        log.info("With %.0f%% in float32, scores are off by %.4f", 100 * share, mean_error)
+        if mean_error <= MAX_MEAN_ERROR:
+            return graph, Calibration(
+                bundle=bundle.digest,
+                slides=slides,
+                tiles=len(measured),
+                seed=seed,
+                float32_share=share,
+                checked_on=checked,
+                mean_error=mean_error,
+                max_error=float(np.abs(error).max()),
+                bias=float(error.mean()),
+                software={package: version(package) for package in ("nncf", "openvino", "torch")},
+            )
+    raise BundleError(
+        f"{bundle.source} loses too much in 8 bits: scores are off by {mean_error:.4f} on average "
+        f"even with {share:.0%} of it in float32, and {MAX_MEAN_ERROR} is the most that is kept. "
+        f"Give more slides of the kind that it will see, or run it in another precision."
+    )
+
+
+def sample_tiles(
+    locations: Sequence[str], card: ModelCard, config: ScoreConfig, *, count: int, seed: int
+) -> NDArray[np.uint8]:
+    """Read tiles of tissue, chosen at random, as many of each slide as of any other.
+
+    Args:
+        locations: the slides' paths or URLs.
+        card: the model's, whose tiles they are.
+        config: how slides are opened and tissue is found.
+        count: tiles wanted; less if the slides have less.
+        seed: of the choice.
+
+    Returns:
+        uint8 [n, side, side, 3], in random order.
+
+    Raises:
+        ConfigError: if there are too few.
+        SlideError: if a slide cannot be read.
+
+    """
+    grid_config = config.grid.model_copy(
+        update={"mpp": card.mpp, "tile_px": card.tile_px, "stride_px": card.tile_px}
+    )
+    random = np.random.default_rng(seed)
+    tiles: list[NDArray[np.uint8]] = []
+    for left, location in zip(range(len(locations), 0, -1), locations, strict=True):
+        wanted = -(-(count - len(tiles)) // left)  # what earlier slides lacked, later ones give
+        with Slide.open(location, backend=config.slide.backend, mpp=config.slide.mpp) as slide:
+            mask = tissue_of(slide, config.tissue)
+            try:
+                grid = tile_grid(slide.l0_bounds, slide.mpp, mask, grid_config, slide.name)
+            except TissueError as error:
+                log.warning("%s", error)
+                continue
+            chosen = random.permutation(len(grid))[:wanted]
+            read = (read_tile(slide, grid, int(index), card.tile_px) for index in sorted(chosen))
+            tiles += [tile for tile in read if tile is not None]
+    if len(tiles) < MIN_TILES:
+        raise ConfigError(
+            f"The slides have {len(tiles)} tiles of tissue, and calibrating takes {MIN_TILES} at "
+            f"least, better some hundred. Give more slides."
+        )
+    return np.stack([tiles[index] for index in random.permutation(len(tiles))])
+
+
+def _calibrated(graph: Graph, tiles: NDArray[np.uint8], *, float32_share: float) -> Graph:
+    import_openvino()
+    nncf = _import_nncf()
+    nncf.set_log_level(logging.WARNING)
+    model = graph.model()
+    convolutions = [
+        operation.get_friendly_name()
+        for operation in model.get_ordered_ops()
+        if operation.get_type_name() in ("Convolution", "GroupConvolution")
+    ]
+    kept = convolutions[: round(float32_share * len(convolutions))]
+    # The classes' shares are means of masks of 0 and 1. Where a class never fills the pixels that
+    # ranges are taken from, its range ends below 1, and its share would be that much too small.
+    shares = [
+        operation.get_friendly_name()
+        for operation in model.get_ordered_ops()
+        if operation.get_type_name() == "ReduceMean"
+        and operation.input_value(0).get_node().get_type_name() == "Convert"
+    ]
+    return Graph.of(
+        nncf.quantize(
+            model,
+            nncf.Dataset(tiles, lambda tile: tile[None]),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(tiles),
+            ignored_scope=nncf.IgnoredScope(names=[*kept, *shares]),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.ENABLE
+            ),
+        )
+    )
+
+
+def _import_nncf() -> Any:  # noqa: ANN401
+    try:
+        import nncf
+    except ImportError as error:
+        raise ConfigError(
+            "Quantising needs nncf: `pip install wsi-pipeline[quantise]`. Scoring with the result "
+            "does not."
+        ) from error
+    return nncf

@@ -1,0 +1,1 @@
+"""What a network is: its architecture, its weights, and the bundle that carries both."""

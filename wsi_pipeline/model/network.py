@@ -1,0 +1,569 @@
+"""The segmentation guided regression network of Wang, Yu and Wang, and its plain baseline.
+
+A DeepLabv3+ learns nucleus classes. Its *encoder* (backbone at output stride 16, then atrous
+spatial pyramid pooling) guides a classification backbone that regresses cellularity. For a patch
+of 512×512 pixels::
+
+    pixels ─ normalise ─┬─ segmentation encoder ──── 32×32×256 ─┬─── decoder ─ logits 128×128×4
+                        └─ stem, stages 1 and 2 ──── 32×32×C ───┤
+                                     concatenate ─ 3×3 ─ 1×1 ─ 32×32×C
+                                     stages 3 and 4 ──────────── 8×8×D
+                                     average, linear, sigmoid ── score
+
+The first residual stage of the regression backbone strides by 2 instead of 1, so that stage 2 ends
+at stride 16, where the guidance is, and the last stage at stride 64.
+
+Every network here takes RGB pixels as uint8 [B, H, W, 3], as the store holds them, and normalises
+them itself: nothing outside the graph knows a mean or a deviation, so training and inference cannot
+differ in them. Nothing is ever downloaded: pretrained weights come as explicit state dicts.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.model.architecture import (
+    CLASSES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    REGRESSION_STRIDE,
+    SEGMENTATION_STRIDE,
+    Architecture,
+    LogitStride,
+    Upsampling,
+)
+
+GUIDANCE_CHANNELS = 256
+"""Channels of the segmentation encoder's output, and of the first fused map."""
+
+# DeepLabv3+ pairs output stride 16 with these rates and this dropout; the library's own defaults
+# (12, 24, 36) belong to stride 8 and would reach beyond the 16×16 map of a 256-pixel training crop.
+_ATROUS_RATES = (6, 12, 18)
+_ASPP_DROPOUT = 0.1
+
+# Channels of the head that goes on to stride 2: of what the decoder knows, and of detail.
+_FINE_CHANNELS = 64
+_DETAIL_CHANNELS = 16
+
+# Beyond these a share of pixels says no more than "none" or "all".
+_SMALLEST_SHARE = 1e-3
+
+# A float32 sigmoid reaches 1 at 17: short of it every score is inside (0, 1).
+_LARGEST_LOGIT = 16.0
+
+# The modules of timm whose networks are a plain sequence of children up to the global pooling, with
+# residual stages that can be strided; and those of them that can be dilated to output stride 16.
+_CUT_FAMILIES = ("resnet", "senet", "efficientnet")
+_SEGMENTATION_FAMILIES = ("resnet", "efficientnet")
+# Networks of cells, each of which reads the two before it: nowhere can they be cut in two.
+_UNCUT_FAMILIES = ("nasnet", "pnasnet")
+
+
+class Prediction(NamedTuple):
+    """What a network says of a batch of patches."""
+
+    score: Tensor
+    """Cellularity in (0, 1), float32 [B]."""
+    logits: Tensor | None
+    """Class logits at stride 4 or 2, [B, classes, H/4, W/4]; None if unwanted or not to be had."""
+
+
+class EncoderFeatures(NamedTuple):
+    """What the segmentation encoder hands to its decoder and to the regression."""
+
+    fine: Tensor
+    """Backbone features at stride 2, for logits at that stride alone."""
+    detail: Tensor
+    """Backbone features at stride 4, for the decoder alone."""
+    guidance: Tensor
+    """The encoder's output at stride 16, [B, 256, H/16, W/16]."""
+
+
+class Normalise(nn.Module):
+    """Pixels as they are stored to the image that a backbone takes.
+
+    The constants are the architecture's and stay out of the state dict, so that no checkpoint can
+    contradict the card.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, mean: tuple[float, float, float], std: tuple[float, float, float], stride: int
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        shape = (1, 3, 1, 1)
+        self.register_buffer("mean", 255 * torch.tensor(mean).reshape(shape), persistent=False)
+        self.register_buffer(
+            "scale", 1 / (255 * torch.tensor(std).reshape(shape)), persistent=False
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Turn uint8 [B, H, W, 3] into float [B, 3, H, W].
+
+        The result has the strides of ``torch.channels_last``, which costs no copy and is the faster
+        layout for convolutions.
+
+        Raises:
+            ConfigError: If the pixels are not such a batch, or a side is no multiple of the
+                network's stride.
+
+        """
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+            raise ConfigError(
+                "The network takes RGB pixels as uint8 [B, H, W, 3], not "
+                f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}; "
+                "it normalises them itself."
+            )
+        height, width = pixels.shape[1:3]
+        if height % self.stride or width % self.stride or not height or not width:
+            raise ConfigError(
+                f"The network takes patches with sides that are multiples of {self.stride} pixels, "
+                f"not {width}×{height}; choose such a tile size, for instance 512."
+            )
+        return (pixels.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) * self.scale
+
+
+class SegmentationNetwork(nn.Module):
+    """DeepLabv3+ on a timm backbone at output stride 16, unpretrained."""
+
+    def __init__(
+        self,
+        backbone: str,
+        classes: tuple[str, ...] = CLASSES,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        *,
+        upsampling: Upsampling = "corners",
+        logit_stride: LogitStride = 4,
+    ) -> None:
+        super().__init__()
+        _require_family(backbone, _SEGMENTATION_FAMILIES, "segmentation")
+        self.normalise = Normalise(mean, std, SEGMENTATION_STRIDE)
+        self.deeplab: Any = smp.DeepLabV3Plus(
+            encoder_name=f"tu-{backbone}",
+            encoder_weights=None,
+            encoder_output_stride=SEGMENTATION_STRIDE,
+            decoder_channels=GUIDANCE_CHANNELS,
+            decoder_atrous_rates=_ATROUS_RATES,
+            decoder_aspp_dropout=_ASPP_DROPOUT,
+            classes=len(classes),
+        )
+        self.logit_stride = logit_stride
+        self.align_corners = upsampling == "corners"
+        if not self.align_corners:
+            self.deeplab.decoder.up = nn.Upsample(scale_factor=4, mode="bilinear")
+        if logit_stride == 2:
+            self.deeplab.segmentation_head = nn.Identity()
+            fine = self.deeplab.encoder.out_channels[1]
+            self.finer = _FinerHead(fine, len(classes), align_corners=self.align_corners)
+
+    def encode(self, image: Tensor) -> EncoderFeatures:
+        """Run the encoder (backbone and atrous pyramid) on a normalised image [B, 3, H, W]."""
+        features = self.deeplab.encoder(image)
+        guidance = self.deeplab.decoder.aspp(features[-1])
+        return EncoderFeatures(features[1], features[2], guidance)
+
+    def decode(self, features: EncoderFeatures) -> Tensor:
+        """Return class logits at stride 4, [B, classes, H/4, W/4], or at stride 2."""
+        decoder = self.deeplab.decoder
+        detail = decoder.block1(features.detail)
+        joined = torch.cat([decoder.up(features.guidance), detail], dim=1)
+        decoded: Tensor = decoder.block2(joined)
+        if self.logit_stride == 2:
+            finer: Tensor = self.finer(decoded, features.fine)
+            return finer
+        # The head's first layer is its 1×1 convolution; the upsampling behind it is upsample()'s.
+        logits: Tensor = self.deeplab.segmentation_head[0](decoded)
+        return logits
+
+    def upsample(self, logits: Tensor) -> Tensor:
+        """Bring class logits to full size, [B, classes, H, W]."""
+        corners = self.align_corners or None
+        return F.interpolate(
+            logits, scale_factor=self.logit_stride, mode="bilinear", align_corners=corners
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return class logits at full size, [B, classes, H, W], for uint8 pixels [B, H, W, 3]."""
+        return self.upsample(self.decode(self.encode(self.normalise(pixels))))
+
+    def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load a timm state dict of the backbone's name, as pretrained on ImageNet.
+
+        What lies behind the backbone's last stage, such as the classifier, is left out.
+
+        Raises:
+            ConfigError: If a tensor is missing or has another shape.
+
+        """
+        backbone = self.deeplab.encoder.model
+        own = backbone.state_dict()
+        wrong = [
+            name
+            for name, tensor in own.items()
+            if name not in state_dict or state_dict[name].shape != tensor.shape
+        ]
+        # Older checkpoints lack the batch counters, which nothing here reads.
+        wrong = [name for name in wrong if not name.endswith("num_batches_tracked")]
+        if wrong:
+            raise ConfigError(
+                f"The pretrained weights do not fit the segmentation backbone: {wrong[0]} and "
+                f"{len(wrong) - 1} more are missing or of another shape; "
+                "take weights of the very timm network that the configuration names."
+            )
+        backbone.load_state_dict({k: v for k, v in state_dict.items() if k in own}, strict=False)
+
+
+class _FinerHead(nn.Module):
+    """Takes the decoder's map from stride 4 to class logits at stride 2, with features from there.
+
+    A nucleus of a lymphocyte is 11 px wide: at stride 4 its outline is a guess.
+    """
+
+    def __init__(self, fine_channels: int, classes: int, *, align_corners: bool) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(*_convolution(GUIDANCE_CHANNELS, _FINE_CHANNELS, kernel=1))
+        self.detail = nn.Sequential(*_convolution(fine_channels, _DETAIL_CHANNELS, kernel=1))
+        channels = _FINE_CHANNELS + _DETAIL_CHANNELS
+        self.join = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            *_convolution(channels, _FINE_CHANNELS, kernel=1),
+        )
+        self.classify = nn.Conv2d(_FINE_CHANNELS, classes, kernel_size=1)
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners or None)
+        _initialise(self)
+
+    def forward(self, decoded: Tensor, fine: Tensor) -> Tensor:
+        joined = torch.cat([self.up(self.reduce(decoded)), self.detail(fine)], dim=1)
+        logits: Tensor = self.classify(self.join(joined))
+        return logits
+
+
+def class_fractions(logits: Tensor) -> Tensor:
+    """Return the share of each class among a tile's pixels, float32 [B, classes]."""
+    winner = logits.argmax(1)
+    shares = [(winner == label).float().mean((1, 2)) for label in range(logits.shape[1])]
+    return torch.stack(shares, dim=1)
+
+
+class RegressionBackbone(nn.Module):
+    """A timm classification network, cut where guidance enters, without its classifier.
+
+    ``early`` is the stem with stages 1 and 2 and ends at stride 16; ``late`` is stages 3 and 4 with
+    whatever precedes the global pooling, and ends at stride 64. A NASNet cannot be cut: all of it
+    is ``early``, and ``guidable`` is False.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        family = _require_family(name, (*_CUT_FAMILIES, *_UNCUT_FAMILIES), "regression")
+        model = timm.create_model(name, pretrained=False)
+        self.guidable = family in _CUT_FAMILIES
+        self.early, self.late = _cut(model, name) if self.guidable else _uncut(model)
+        _initialise(self)
+        self.guided_channels, self.out_channels = self._probe(name)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features at stride 64, [B, D, H/64, W/64], of a normalised image [B, 3, H, W]."""
+        features: Tensor = self.late(self.early(image))
+        return features
+
+    def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load a timm state dict of the backbone's name, as pretrained on ImageNet.
+
+        A shortcut that the changed stride made necessary keeps its fresh weights, and the
+        classifier is left out.
+
+        Raises:
+            ConfigError: If another tensor is missing or has another shape.
+
+        """
+        # Dots and underscores differ where a stage was taken out of its container.
+        theirs = {name.replace(".", "_"): tensor for name, tensor in state_dict.items()}
+        fitting, wrong = {}, []
+        for name, own in self.state_dict().items():
+            tensor = theirs.get(name.split(".", 1)[1].replace(".", "_"))
+            if tensor is not None and tensor.shape == own.shape:
+                fitting[name] = tensor
+            elif ".downsample." not in name and not name.endswith("num_batches_tracked"):
+                wrong.append(name)
+        if wrong:
+            raise ConfigError(
+                f"The pretrained weights do not fit the regression backbone: {wrong[0]} and "
+                f"{len(wrong) - 1} more are missing or of another shape; "
+                "take weights of the very timm network that the configuration names."
+            )
+        self.load_state_dict(fitting, strict=False)
+
+    @torch.no_grad()
+    def _probe(self, name: str) -> tuple[int, int]:
+        """Return the channels of both parts, having seen that their strides are as promised."""
+        side = 2 * REGRESSION_STRIDE
+        self.eval()
+        early = self.early(torch.zeros(1, 3, side, side))
+        late = self.late(early)
+        self.train()
+        strides = side / early.shape[-1], side / late.shape[-1]
+        promised = SEGMENTATION_STRIDE if self.guidable else REGRESSION_STRIDE, REGRESSION_STRIDE
+        if strides != promised:
+            raise ConfigError(_misfit(name, f"its stages end at other strides: {strides}"))
+        return early.shape[1], late.shape[1]
+
+
+class RegressionNetwork(nn.Module):
+    """The plain regression of cellularity: the baseline that knows no segmentation."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.normalise = Normalise(architecture.mean, architecture.std, REGRESSION_STRIDE)
+        self.regression = RegressionBackbone(architecture.regression_backbone)
+        self.head = nn.Linear(self.regression.out_channels, 1)
+        _initialise(self.head)
+
+    def forward(self, pixels: Tensor, *, with_segmentation: bool = True) -> Prediction:  # noqa: ARG002
+        """Score uint8 pixels [B, H, W, 3]; there are never logits."""
+        return Prediction(self._score(self.regression(self.normalise(pixels))), None)
+
+    def _score(self, features: Tensor, start: Tensor | float = 0.0) -> Tensor:
+        """Score pooled features; ``start`` is the logit that they correct."""
+        # A product and a sum, the linear layer by another name: autocast takes a matrix product to
+        # half precision, which has no two scores closer than 0.004 near 1.
+        pooled = features.float().mean(dim=(2, 3))
+        logit = (pooled * self.head.weight.float()).sum(dim=1) + self.head.bias.float()
+        logit = logit + start
+        return torch.sigmoid(logit.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT))
+
+
+class GuidedRegressionNetwork(RegressionNetwork):
+    """The segmentation guided regression of cellularity."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__(architecture)
+        if architecture.segmentation_backbone is None:
+            raise ConfigError("A guided network needs a segmentation_backbone.")
+        self.segmentation = SegmentationNetwork(
+            architecture.segmentation_backbone,
+            architecture.classes,
+            architecture.mean,
+            architecture.std,
+            upsampling=architecture.upsampling,
+            logit_stride=architecture.logit_stride,
+        )
+        if not self.regression.guidable:
+            cause = (
+                "its cells cannot be cut where guidance enters, so it serves the plain regression"
+            )
+            raise ConfigError(_misfit(architecture.regression_backbone, cause))
+        channels = self.regression.guided_channels
+        self.fuse = nn.Sequential(
+            *_convolution(GUIDANCE_CHANNELS + channels, GUIDANCE_CHANNELS, kernel=3),
+            *_convolution(GUIDANCE_CHANNELS, channels, kernel=1),
+        )
+        _initialise(self.fuse)
+        self.ratio: nn.Linear | None = None
+        if architecture.area_ratio:
+            if "malignant" not in architecture.classes:
+                raise ConfigError("A network that corrects the area ratio needs a class malignant.")
+            self.malignant = architecture.classes.index("malignant")
+            # It starts as the ratio itself, uncorrected.
+            self.ratio = nn.Linear(1, 1)
+            nn.init.ones_(self.ratio.weight)
+            nn.init.zeros_(self.ratio.bias)
+            nn.init.zeros_(self.head.weight)
+
+    def forward(self, pixels: Tensor, *, with_segmentation: bool = True) -> Prediction:
+        """Score uint8 pixels [B, H, W, 3] and segment them, running the encoder once.
+
+        Without segmentation the logits are None, and the decoder is not run unless the score
+        corrects the area ratio.
+        """
+        image = self.normalise(pixels)
+        encoded = self.segmentation.encode(image)
+        joined = torch.cat([encoded.guidance, self.regression.early(image)], dim=1)
+        features = self.regression.late(self.fuse(joined))
+        if self.ratio is None:
+            logits = self.segmentation.decode(encoded) if with_segmentation else None
+            return Prediction(self._score(features), logits)
+        logits = self.segmentation.decode(encoded)
+        share = F.softmax(logits.float(), dim=1)[:, self.malignant].mean(dim=(1, 2))
+        share = share.clamp(_SMALLEST_SHARE, 1 - _SMALLEST_SHARE)
+        ratio = torch.log(share / (1 - share))
+        start = ratio * self.ratio.weight.float().squeeze() + self.ratio.bias.float()
+        return Prediction(self._score(features, start), logits if with_segmentation else None)
+
+    def load_segmentation(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load the weights of a SegmentationNetwork of the same backbone: the first stage's result.
+
+        Raises:
+            ConfigError: If the weights are of another network.
+
+        """
+        try:
+            self.segmentation.load_state_dict(state_dict, strict=True)
+        except RuntimeError as error:
+            raise ConfigError(
+                "The segmentation weights are of another network than the configuration's "
+                f"segmentation_backbone and classes: {error}"
+            ) from error
+
+
+def build_network(architecture: Architecture) -> RegressionNetwork:
+    """Build the network with fresh weights, in training mode.
+
+    Raises:
+        ConfigError: If a backbone is unknown or does not fit.
+
+    """
+    if architecture.segmentation_backbone is None:
+        return RegressionNetwork(architecture)
+    return GuidedRegressionNetwork(architecture)
+
+
+def _require_family(name: str, families: tuple[str, ...], role: str) -> str:
+    # A plain, registered name alone: timm would also take tags and fetch "hf-hub:" addresses.
+    known = timm.is_model(name) and not set(name) & set(".:/")
+    if not known:
+        raise ConfigError(
+            f"{name!r} is no network that timm {timm.__version__} knows; "
+            "take a plain name without tag, such as 'resnet101' or 'tf_efficientnet_lite0'."
+        )
+    family = timm.model_entrypoint(name).__module__.removeprefix("timm.models.")
+    if family not in families:
+        raise ConfigError(_misfit(name, f"it is of no family that serves as {role} backbone"))
+    return family
+
+
+def _misfit(name: str, cause: str) -> str:
+    return (
+        f"The backbone {name!r} does not fit: {cause}. What fits is the ResNet, "
+        "ResNeXt, SE-ResNet and EfficientNet networks of timm, for regression also its legacy "
+        "SENets, and for plain regression its NASNets."
+    )
+
+
+def _cut(model: Any, name: str) -> tuple[nn.Module, nn.Module]:  # noqa: ANN401
+    """Stride a network's first stage by 2, and part it behind its second."""
+    ends: dict[int, str] = {info["reduction"]: info["module"] for info in model.feature_info}
+    parts = OrderedDict(_parts(model, ends.values()))
+    first_blocks = [block for part in parts.values() if (block := _first_block(part))]
+    if ends.get(8) not in parts or len(first_blocks) < 2:
+        raise ConfigError(_misfit(name, "its stages cannot be told apart"))
+    _stride_like(first_blocks[0], first_blocks[1], name)
+
+    cut = list(parts).index(ends[8]) + 1
+    named = [(part.replace(".", "_"), module) for part, module in parts.items()]
+    return nn.Sequential(OrderedDict(named[:cut])), nn.Sequential(OrderedDict(named[cut:]))
+
+
+class _Cells(nn.Module):
+    """A NASNet up to its global pooling, at stride 64.
+
+    All its cells before the first reduction have stride 1 and wire two earlier maps, so none can be
+    strided alone. A max pooling behind the first convolution, where ResNets have theirs, halves the
+    resolution instead.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        first, convolution = next(model.named_children())
+        model.set_submodule(
+            first, nn.Sequential(convolution, nn.MaxPool2d(kernel_size=3, stride=2, padding=1))
+        )
+        self.model: Any = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        features: Tensor = self.model.forward_features(image)
+        return features
+
+
+def _uncut(model: Any) -> tuple[nn.Module, nn.Module]:  # noqa: ANN401
+    model.reset_classifier(0, global_pool="")
+    return _Cells(model), nn.Identity()
+
+
+def _parts(model: nn.Module, ends: Collection[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield what a network applies one after the other before its global pooling.
+
+    A container of several stages (EfficientNet's ``blocks``) is opened; ``ends`` names the modules
+    that end a stage.
+    """
+    for name, child in model.named_children():
+        if name == "global_pool":
+            return
+        if any(end.startswith(f"{name}.") for end in ends):
+            yield from ((f"{name}.{part}", module) for part, module in child.named_children())
+        else:
+            yield name, child
+
+
+def _first_block(part: nn.Module) -> nn.Module | None:
+    """Return a residual stage's first block; None for a layer or a stem, a sequence of layers."""
+    first = part[0] if isinstance(part, nn.Sequential) else None
+    return first if first is not None and any(True for _ in first.children()) else None
+
+
+def _stride_like(block: nn.Module, example: nn.Module, name: str) -> None:
+    """Make a residual block stride by 2 where the first block of the next stage does.
+
+    A ResNet strides on its first or second convolution and on its shortcut, an EfficientNet on its
+    depthwise convolution: each as its authors chose.
+    """
+    modules = dict(block.named_modules())
+    for path, leaf in example.named_modules():
+        if getattr(leaf, "stride", 1) in (1, (1,), (1, 1)) or any(True for _ in leaf.children()):
+            continue
+        own = modules.get(path)
+        if isinstance(leaf, nn.Conv2d) and isinstance(own, nn.Conv2d):
+            own.stride = leaf.stride
+        elif isinstance(leaf, nn.AvgPool2d) and isinstance(own, nn.Identity):
+            block.set_submodule(path, copy.deepcopy(leaf))
+        elif not path.startswith("downsample"):
+            raise ConfigError(_misfit(name, f"its first stage has nothing to stride at {path!r}"))
+
+    if hasattr(block, "has_skip"):
+        block.has_skip = False  # type: ignore[assignment]
+    elif getattr(block, "downsample", None) is None:
+        channels = next(m.in_channels for m in block.modules() if isinstance(m, nn.Conv2d))
+        block.downsample = nn.Sequential(
+            nn.Conv2d(channels, channels, kernel_size=1, stride=2, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+
+def _convolution(in_channels: int, out_channels: int, kernel: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _initialise(module: nn.Module) -> None:
+    """Initialise as He et al.: Kaiming normal convolutions, unit batch norms, zero biases.
+
+    By fan-in, which PyTorch counts rightly for grouped and depthwise convolutions. Linear layers
+    start small, so that every patch starts at a score near 0.5, where the sigmoid is steep.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+        elif isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=0.01)
+        elif isinstance(part, nn.BatchNorm2d | nn.GroupNorm):
+            nn.init.ones_(part.weight)
+        else:
+            continue
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)

@@ -1,0 +1,1 @@
+"""What a person gets: the map, the overlay, the tiles' table, the summary."""

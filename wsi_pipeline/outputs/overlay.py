@@ -1,0 +1,300 @@
+"""The score map drawn over the slide: ``overlay.tif`` and the pictures for reports.
+
+Colours: viridis, always from 0 to 100 %, never stretched to the slide's own range, so a colour
+means the same on every slide. It is perceptually uniform and reads the same with the common colour
+deficiencies. Of the maps that are (cividis, inferno and plasma were tried on breast sections) it is
+the one whose blues, greens and yellows H&E itself does not have: blended over stained tissue
+cividis turns grey, and inferno and plasma pass for eosin.
+
+Below the map the slide is shown in grey, so that hue speaks of the score alone: over colour, a
+score of 50 % is green on fat and grey on dense eosin. Where nothing was scored it keeps its stain.
+
+Cells are drawn as they are, with hard borders: interpolated colours would claim a resolution that
+the scores do not have.
+"""
+
+import io
+import logging
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+import tifffile
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.errors import SlideError, SlideUnavailableError
+from wsi_pipeline.geometry import Box, Mpp, Size
+from wsi_pipeline.outputs.score_map import ScoreMap
+from wsi_pipeline.slide.slide import Slide, best_level
+
+log = logging.getLogger(__name__)
+
+COLOUR_MAP = "viridis"
+
+_TILE = 512
+_SMALLEST_LEVEL = 1024  # px on the long side: one screen
+_LONG_SIDE = 2000  # px that even a small slide's overlay has, if the slide itself does
+_PICTURE_LONG_SIDE = 1600  # px of the pictures for reports
+_LARGEST_READ = 4096  # px, side of what is read of one of the slide's levels at once
+_ENCODED_AT_ONCE = 2**25  # bytes of tiles that wait for tifffile's encoding threads
+_UNREADABLE_GREY = 190
+_PNG_EFFORT = 3  # of 9: a second less for each picture, and a tenth more bytes
+
+
+class OverlayConfig(BaseModel):
+    """How the score map is drawn over the slide."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mpp: Annotated[Mpp, Field(gt=0, le=8)] = Mpp(2.0)
+    """Pixel size of the full resolution, in µm; finer for small slides, see `l0_per_pixel`."""
+    opacity: Annotated[float, Field(gt=0, le=1)] = 0.45
+    """Share of the map's colour where it covers the slide; the rest is the slide in grey."""
+    jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 85
+
+
+def colourise(cellularity: ArrayLike) -> NDArray[np.uint8]:
+    """Return the colour of each cellularity on the fixed scale of 0 to 1.
+
+    Args:
+        cellularity: float [...], 0 to 1; what is outside is shown as the nearer end.
+
+    Returns:
+        uint8 [..., 3], RGB; black where the cellularity is NaN.
+
+    """
+    cellularity = np.asarray(cellularity, np.float32)
+    known = np.isfinite(cellularity)
+    steps = np.rint(np.clip(np.where(known, cellularity, 0), 0, 1) * 255).astype(np.uint8)
+    return np.where(known[..., None], _colours()[steps], 0).astype(np.uint8)
+
+
+def draw_over(
+    rgb: NDArray[np.uint8], l0_box: Box, score_map: ScoreMap, opacity: float
+) -> NDArray[np.uint8]:
+    """Blend the score map over a picture of part of the slide.
+
+    Args:
+        rgb: uint8 [rows, columns, 3], the slide within ``l0_box`` at any resolution.
+        l0_box: what the picture shows, in level-0 pixels.
+        score_map: the map; where it is NaN, and beyond it, the picture stays as it is.
+        opacity: share of the map's colour in the result; the rest is the picture in grey.
+
+    Returns:
+        uint8 [rows, columns, 3].
+
+    """
+    height, width = rgb.shape[:2]
+    # One more row and column of NaN, which everything beyond the map is sent to.
+    cells = np.pad(score_map.cellularity, ((0, 1), (0, 1)), constant_values=np.nan)
+    x, y = score_map.l0_origin
+    columns = _cell_of(l0_box.x - x, l0_box.width / width, width, score_map.l0_cell, cells.shape[1])
+    rows = _cell_of(l0_box.y - y, l0_box.height / height, height, score_map.l0_cell, cells.shape[0])
+    # Of the map only what the picture needs, as colours; then one cell for each pixel.
+    needed_rows, rows = np.unique(rows, return_inverse=True)
+    needed_columns, columns = np.unique(columns, return_inverse=True)
+    cells = cells[np.ix_(needed_rows, needed_columns)]
+    if not np.isfinite(cells).any():
+        return rgb
+    colour = colourise(cells).take(rows, 0).take(columns, 1)
+    grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    blended = cv2.addWeighted(colour, opacity, grey, 1 - opacity, 0)
+    scored = np.isfinite(cells).astype(np.uint8).take(rows, 0).take(columns, 1)
+    return np.asarray(cv2.copyTo(blended, scored, rgb.copy()), np.uint8)
+
+
+def l0_per_pixel(l0_bounds: Box, mpp: Mpp, config: OverlayConfig) -> int:
+    """Return the side of an overlay pixel in level-0 pixels.
+
+    The whole number nearest to the configured µm, so that no pixel lies between two; less for a
+    slide so small that its long side would fall below 2000 px, but never finer than the slide.
+    """
+    for_small = max(l0_bounds.width, l0_bounds.height) // _LONG_SIDE
+    return max(1, min(round(config.mpp / mpp), for_small))
+
+
+def write_overlay(
+    path: Path, slide: Slide, score_map: ScoreMap, config: OverlayConfig | None = None
+) -> None:
+    """Write the slide with the map over it as a tiled, pyramidal RGB TIFF.
+
+    All of the slide's bounds are drawn, tile by tile and for each level straight from the slide, so
+    memory does not grow with the slide. Levels are reduced-resolution directories of a generic
+    TIFF, which OpenSlide (and so QuPath), tiffslide and tifffile read as a pyramid and Bio-Formats
+    at full resolution; the resolution tags give the pixel size. What cannot be read is grey.
+    """
+    config = config or OverlayConfig()
+    bounds = slide.l0_bounds
+    finest = l0_per_pixel(bounds, slide.mpp, config)
+    unreadable: list[Box] = []
+    with (
+        atomic_path(path) as partial,
+        tifffile.TiffWriter(partial) as tiff,
+    ):
+        for level, l0_px in enumerate(_level_pixels(bounds, finest)):
+            pixels_per_cm = 1e4 / (l0_px * slide.mpp)
+            tiff.write(
+                _tiles(slide, l0_px, score_map, config.opacity, unreadable),
+                shape=(-(-bounds.height // l0_px), -(-bounds.width // l0_px), 3),
+                dtype=np.uint8,
+                tile=(_TILE, _TILE),
+                photometric="rgb",
+                compression="jpeg",
+                compressionargs={"level": config.jpeg_quality},
+                buffersize=_ENCODED_AT_ONCE,
+                resolution=(pixels_per_cm, pixels_per_cm),
+                resolutionunit="CENTIMETER",
+                subfiletype=tifffile.FILETYPE.REDUCEDIMAGE if level else None,
+                description=None if level else f"Cellularity 0-100 % in {COLOUR_MAP} over H&E",
+                metadata=None,
+                software="wsi-pipeline",
+            )
+    if unreadable:
+        log.warning(
+            "%s: %d tiles of the overlay cannot be read and are grey", slide.name, len(unreadable)
+        )
+
+
+def write_legend(path: Path) -> None:
+    """Write the colour scale, 0 to 100 %, as a PNG."""
+    with atomic_path(path) as partial:
+        _legend(height_px=480).save(partial)
+
+
+def picture_mpp(slide: Slide) -> Mpp:
+    """Return the pixel size at which the slide's long side is 1600 px, or its own if coarser."""
+    l0_long_side = max(slide.l0_bounds.width, slide.l0_bounds.height)
+    return Mpp(slide.mpp * max(1.0, l0_long_side / _PICTURE_LONG_SIDE))
+
+
+def write_thumbnail(path: Path, rgb: NDArray[np.uint8]) -> None:
+    """Write a picture, uint8 [rows, columns, 3], as a PNG."""
+    with atomic_path(path) as partial:
+        Image.fromarray(rgb).save(partial, compress_level=_PNG_EFFORT)
+
+
+def write_overlay_picture(
+    path: Path,
+    rgb: NDArray[np.uint8],
+    l0_bounds: Box,
+    score_map: ScoreMap,
+    config: OverlayConfig | None = None,
+) -> None:
+    """Write the slide with the map over it and the legend beside it as a PNG, for reports.
+
+    Args:
+        path: the PNG to write.
+        rgb: uint8 [rows, columns, 3], the slide's bounds, for example at `picture_mpp`.
+        l0_bounds: what ``rgb`` shows, in level-0 pixels.
+        score_map: the map.
+        config: how it is drawn.
+
+    """
+    config = config or OverlayConfig()
+    drawn = draw_over(rgb, l0_bounds, score_map, config.opacity)
+    height, width = drawn.shape[:2]
+    legend = _legend(height_px=min(480, height))
+    page = Image.new("RGB", (width + legend.width, height), "white")
+    page.paste(Image.fromarray(drawn), (0, 0))
+    page.paste(legend, (width, (height - legend.height) // 2))
+    with atomic_path(path) as partial:
+        page.save(partial, compress_level=_PNG_EFFORT)
+
+
+@cache
+def _colours() -> NDArray[np.uint8]:
+    """Return the colour map as uint8 [256, 3], RGB."""
+    colours = mpl.colormaps[COLOUR_MAP](np.arange(256))[:, :3]
+    return np.asarray(np.rint(colours * 255), np.uint8)
+
+
+def _cell_of(
+    l0_start: float, l0_px: float, count: int, l0_cell: float, beyond: int
+) -> NDArray[np.intp]:
+    """Return the cell in which each of ``count`` pixel centres lies, the last one if in none.
+
+    Args:
+        l0_start: where the first pixel begins, level-0 pixels from the map's corner.
+        l0_px: side of a pixel in level-0 pixels.
+        count: number of pixels.
+        l0_cell: side of a cell in level-0 pixels.
+        beyond: number of cells, of which the last stands for all that is beyond the map.
+
+    """
+    cell = np.floor((l0_start + (np.arange(count) + 0.5) * l0_px) / l0_cell).astype(np.intp)
+    return np.where((cell >= 0) & (cell < beyond), cell, beyond - 1)
+
+
+def _level_pixels(l0_bounds: Box, finest: int) -> Iterator[int]:
+    """Yield the pixel's side of each level in level-0 pixels, doubling until a screen holds it."""
+    l0_px = finest
+    yield l0_px
+    while max(l0_bounds.width, l0_bounds.height) > _SMALLEST_LEVEL * l0_px:
+        l0_px *= 2
+        yield l0_px
+
+
+def _tiles(
+    slide: Slide, l0_px: int, score_map: ScoreMap, opacity: float, unreadable: list[Box]
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield one level's tiles, row by row, each uint8 [512, 512, 3]; white beyond the slide.
+
+    What cannot be read is grey and is added to ``unreadable``.
+    """
+    bounds, l0_tile = slide.l0_bounds, _TILE * l0_px
+    for top in range(bounds.y, bounds.bottom, l0_tile):
+        for left in range(bounds.x, bounds.right, l0_tile):
+            l0_box = Box(left, top, l0_tile, l0_tile)
+            try:
+                rgb = _read(slide, l0_box, _TILE)
+            except SlideUnavailableError:
+                raise
+            except SlideError:
+                unreadable.append(l0_box)
+                rgb = np.full((_TILE, _TILE, 3), _UNREADABLE_GREY, np.uint8)
+            yield draw_over(rgb, l0_box, score_map, opacity)
+
+
+def _read(slide: Slide, l0_box: Box, side: int) -> NDArray[np.uint8]:
+    """Read a square region as ``side`` × ``side`` pixels, in memory that has a bound.
+
+    A slide without low resolutions is read in quarters of quarters: one tile of the coarsest level
+    may be all of its level 0.
+    """
+    l0_px = l0_box.width // side
+    level = slide.levels[best_level(slide.levels, l0_px)]
+    if l0_box.width <= _LARGEST_READ * level.downsample or side == 1:
+        return slide.read(l0_box, Size(side, side))
+    half, l0_half = side // 2, l0_box.width // 2
+    rgb = np.empty((side, side, 3), np.uint8)
+    for row, column in np.ndindex(2, 2):
+        quarter = Box(l0_box.x + column * l0_half, l0_box.y + row * l0_half, l0_half, l0_half)
+        spot = np.s_[row * half : (row + 1) * half, column * half : (column + 1) * half]
+        rgb[spot] = _read(slide, quarter, half)
+    return rgb
+
+
+def _legend(height_px: int) -> Image.Image:
+    """Draw the colour scale, 0 to 100 %."""
+    dots_per_inch = 100
+    figure = Figure(figsize=(1.1, height_px / dots_per_inch), dpi=dots_per_inch)
+    axes = figure.add_axes((0.12, 0.05, 0.2, 0.9))
+    axes.imshow(
+        _colours()[::-1, None], aspect="auto", extent=(0, 1, 0, 100), interpolation="nearest"
+    )
+    axes.set_xticks([])
+    axes.set_yticks(range(0, 101, 10))
+    axes.yaxis.tick_right()
+    axes.yaxis.set_label_position("right")
+    axes.set_ylabel("Cellularity (%)")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    return Image.open(drawn).convert("RGB")

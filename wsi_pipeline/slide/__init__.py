@@ -1,0 +1,1 @@
+"""A slide's file becomes pixels: formats, pyramids, pixel sizes, colours, readers."""

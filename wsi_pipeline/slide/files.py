@@ -1,0 +1,201 @@
+"""Which files a slide is made of, known by their names, and the digest of their bytes.
+
+Most formats are one file. MRXS keeps its pixels in a folder of its name, DICOM in the files of one
+series, Hamamatsu VMS and VMU in the files that their text names. By URL only slides of one file
+can be opened (see `wsi_pipeline.slide.slide`), so there the slide is what the URL names.
+"""
+
+import hashlib
+import io
+import logging
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+from pydicom import Dataset, config
+from pydicom.filereader import read_partial
+
+from wsi_pipeline.regular import open_regular
+
+log = logging.getLogger(__name__)
+
+# An odd value is a warning on the terminal otherwise, whether anybody wants the value or not.
+config.settings.reading_validation_mode = config.IGNORE
+
+SLIDE_SUFFIXES = frozenset(
+    {".bif", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu"}
+)
+"""Of the files that are opened as slides, in lower case."""
+
+DICOM = ".dcm"
+_DICOM_SUFFIX = re.compile(r"(?i:\.dcm)?|\.[0-9]+")
+"""Names that are UIDs end in a number behind a point."""
+
+MRXS = ".mrxs"
+INDEXES = frozenset({".vms", ".vmu"})
+"""Texts that name the files that hold the pixels."""
+
+INDEX_BYTES = 1 << 16
+"""More of a VMS or VMU is not read: OpenSlide takes no longer ones."""
+
+READ_BYTES = 1 << 22
+
+DICOM_HEADER_BYTES = 1 << 18
+"""The series is among a DICOM file's first elements: more of a file is not read to find it."""
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+"""The transfer syntax in which a small header may unpack to any size; no slide is stored so."""
+
+SERIES_INSTANCE_UID = 0x0020_000E
+
+SLIDE_MODALITY = "SM"
+"""Slide microscopy; annotations, segmentations and reports of slides have others."""
+
+
+@dataclass(frozen=True, slots=True)
+class DicomHeader:
+    """What decides to which slide a DICOM file belongs: all files of one series are one slide."""
+
+    series: str
+    modality: str
+
+
+def files_of(location: str) -> list[str]:
+    """Return all files of the slide that `location` opens, sorted behind the file of MRXS or VMS.
+
+    Args:
+        location: a path or an fsspec URL.
+
+    Returns:
+        paths that exist, or the URL alone.
+
+    """
+    if is_url(location):
+        return [location]
+    path = Path(location)
+    suffix = path.suffix.lower()
+    if suffix == MRXS:
+        beside = sorted(
+            part
+            for part in path.with_suffix("").rglob("*")
+            if part.is_file() and not part.name.startswith(".")
+        )
+        return [location, *map(str, beside)]
+    if suffix in INDEXES:
+        beside = sorted(path.with_name(name) for name in names_in_index(location))
+        return [location, *(str(part) for part in beside if part.is_file())]
+    header = dicom_header(location) if may_be_dicom(path.name) else None
+    if header is None:
+        return [location]
+    return sorted(
+        str(part)
+        for part in path.parent.iterdir()
+        if may_be_dicom(part.name)
+        and (part.suffix.lower() == DICOM) == (suffix == DICOM)
+        and part.is_file()
+        and (other := dicom_header(str(part))) is not None
+        and other.series == header.series
+    )
+
+
+def content_digest(files: Sequence[str], moved: Callable[[], None] = lambda: None) -> str:
+    """Return the BLAKE2b digest (hex, 32 digits) of all bytes of the files, in their order.
+
+    Args:
+        files: paths or fsspec URLs; names do not count.
+        moved: called for each block that was read.
+
+    Raises:
+        OSError: if one of them cannot be read.
+
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for location in files:
+        with open_binary(location) as file:
+            while block := file.read(READ_BYTES):
+                digest.update(block)
+                moved()
+    return digest.hexdigest()
+
+
+def may_be_dicom(name: str) -> bool:
+    """Tell by its name whether a file may be DICOM: archives export it without a suffix too."""
+    return bool(_DICOM_SUFFIX.fullmatch(Path(name).suffix))
+
+
+def dicom_header(location: str) -> DicomHeader | None:
+    """Read to which series a DICOM file belongs; None if the file is no DICOM file or damaged.
+
+    It decodes nothing else, and what it reads has a bound: the process that plans a night calls it.
+    """
+    try:
+        header = read_dicom(location, SERIES_INSTANCE_UID, DICOM_HEADER_BYTES)
+        return DicomHeader(
+            str(header.SeriesInstanceUID), str(header.get("Modality", SLIDE_MODALITY))
+        )
+    # A damaged header raises from struct and zlib as well as pydicom's own errors.
+    except Exception as error:  # noqa: BLE001
+        log.debug("%s: no DICOM header: %s", location, error)
+        return None
+
+
+def read_dicom(
+    location: str, last_tag: int, at_most: int, seen: list[int] | None = None
+) -> Dataset:
+    """Read the elements of a DICOM file up to a tag, within its first bytes.
+
+    Args:
+        location: a path or URL.
+        last_tag: the last element that is wanted.
+        at_most: bytes.
+        seen: takes all tags that are met, with the one behind the last.
+
+    Raises:
+        ValueError: if its header is compressed, for which nothing has a bound.
+        Exception: whatever the library raises for what is no DICOM, or damaged.
+
+    """
+    with open_binary(location) as file:
+        beginning = file.read(at_most)
+    if _DEFLATED in beginning[:DICOM_HEADER_BYTES]:
+        raise ValueError("the header is compressed")
+
+    def is_beyond(tag: int, _vr: str | None, _length: int) -> bool:
+        if seen is not None:
+            seen.append(int(tag))
+        return tag > last_tag
+
+    return read_partial(io.BytesIO(beginning), is_beyond)
+
+
+def names_in_index(location: str) -> set[str]:
+    """Read the values of a VMS or VMU that can be names of its parts, in its own folder."""
+    try:
+        with open_binary(location) as file:
+            text = file.read(INDEX_BYTES).decode("utf-8", errors="surrogateescape")
+    except OSError as error:
+        log.debug("%s: no index: %s", location, error)
+        return set()
+    return {
+        value
+        for value in re.findall(r"^[^=\r\n]+=[ \t]*(.+?)[ \t]*\r?$", text, re.MULTILINE)
+        if not re.search(r"[/\0]", value)
+        and Path(value).suffix.lower() not in {"", DICOM, MRXS, *INDEXES}
+    }
+
+
+def is_url(location: str) -> bool:
+    """Tell fsspec URLs from paths."""
+    return "://" in location
+
+
+def open_binary(location: str) -> AbstractContextManager[BinaryIO]:
+    """Open a path or an fsspec URL for reading.
+
+    Paths do not go through fsspec, to which "::" in a name is a chain of file systems.
+    """
+    return fsspec.open(location, "rb") if is_url(location) else open_regular(Path(location))

@@ -1,0 +1,682 @@
+"""`Slide`: a slide file, read in level-0 boxes (see `wsi_pipeline.geometry`) at any size.
+
+The level to read from, the resampling, the padding outside the slide and what is done about damage
+are decided here; `wsi_pipeline.slide.readers` decodes.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass
+from math import ceil
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.errors import SlideError, SlideUnavailableError
+from wsi_pipeline.geometry import Box, Mpp, Size
+from wsi_pipeline.locations import require_no_secret
+from wsi_pipeline.scoring.filing import without_place
+from wsi_pipeline.slide.access import Footprint, footprint, is_away, one_line, unavailable
+from wsi_pipeline.slide.alike import unlike_levels
+from wsi_pipeline.slide.blank import blank_cells, cell_box, middle_of, runs_around, shows
+from wsi_pipeline.slide.dicom import described_levels
+from wsi_pipeline.slide.files import content_digest, files_of, open_binary
+from wsi_pipeline.slide.jpeg import area_mean
+from wsi_pipeline.slide.mpp import MppSources, referee_mpp
+from wsi_pipeline.slide.pyramid import Described, Level, place_levels
+from wsi_pipeline.slide.readers import (
+    DICOM,
+    GENERIC_TIFF,
+    READERS,
+    Backend,
+    Reader,
+    SharedReader,
+    open_reader,
+)
+from wsi_pipeline.slide.stated import described_power, pixel_size, tags_statement
+from wsi_pipeline.slide.tiff_headers import MAX_SIDE_PX, Picture, check_tiff
+from wsi_pipeline.slide.tiff_tiles import LostTileError, Rgb
+
+log = logging.getLogger(__name__)
+
+MAX_UPSAMPLING_OF_LEVEL = 1.05
+"""A level may be coarser than wanted by this much and still be read from."""
+
+BLOCK_PX = 2048
+"""Side, in pixels of what is read, of the pieces in which large regions are read."""
+
+LEAST_BLOCK_PX = 64
+"""Side of the smallest piece in which the readable parts of a damaged one are sought, in pixels of
+the level that is decoded, shrunk or not."""
+
+MAX_DAMAGED_BLOCKS = 200
+"""More are not cut up: a slide so damaged is not worth the hours that its outlines would take."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What regions can be read from: a level, or one decoded at a part of its size.
+
+    Attributes:
+        level: index of the level.
+        shrink: its tiles are decoded at one part in so many of their sides.
+        size: of the whole view, in its own pixels.
+        downsample: side of its pixel in level-0 pixels.
+
+    """
+
+    level: int
+    shrink: int
+    size: Size
+    downsample: float
+
+
+class Slide:
+    """A slide opened for reading; safe to share between threads.
+
+    Attributes:
+        name: the file's name, without its folders, or what the caller calls it.
+        l0_size: the whole level 0, in pixels.
+        l0_bounds: the scanned part of level 0 (all of it for most formats).
+        mpp: µm per level-0 pixel, and `mpp_source`, where it came from.
+        mpp_sources: all that the file says of its pixel size.
+        vendor: the format, in OpenSlide's terms.
+        backend: the reader in use, "openslide" or "tiffslide".
+        levels: the pyramid, but for levels whose place is unclear; see `view_for` for what is read.
+        repaired_reads: reads that only succeeded at a second try or with the other reader.
+        unreadable: level-0 boxes that no thumbnail could show, since they cannot be decoded.
+
+    """
+
+    def __init__(
+        self,
+        location: str,
+        backend: str,
+        reader: Reader,
+        levels: Sequence[Level | None],
+        mpp_sources: MppSources,
+        mpp_override: Mpp | None,
+        found: Footprint,
+        name: str,
+    ) -> None:
+        self._location = location
+        self._found = found
+        reader.rescue = self._rescued
+        self._reader = SharedReader(self._reopened, reader)
+        self._no_other = ""
+        self._lock = threading.Lock()
+        self.repaired_reads = 0
+        self.unreadable: list[Box] = []
+        self.backend = backend
+        self.name = name
+        self.vendor = reader.vendor
+        self._sizes = reader.sizes
+        self.levels = tuple(level for level in levels if level is not None)
+        self._views = _views(levels, reader.shrinks)
+        self._finer = _finer_views(levels, reader.shrinks)
+        self.l0_size = reader.sizes[0]
+        self.l0_bounds = _scanned_part(self.l0_size, reader.l0_bounds)
+        self.mpp_sources = mpp_sources
+        self.mpp, self.mpp_source = referee_mpp(mpp_sources, mpp_override, name)
+
+    @classmethod
+    def open(
+        cls,
+        location: str | Path,
+        *,
+        backend: Backend = "auto",
+        mpp: Mpp | None = None,
+        name: str | None = None,
+    ) -> Self:
+        """Open a slide.
+
+        Args:
+            location: a path, or an fsspec URL such as ``s3://bucket/slide.svs`` (TIFF family only).
+            backend: the reader; "auto" takes tiffslide for URLs and for the formats that it reads
+                exactly as OpenSlide does, and OpenSlide for all others.
+            mpp: overrides what the file says of its level-0 pixel size, in µm.
+            name: what to call it; None is its file's name.
+
+        Raises:
+            SlideError: if the file is missing, empty, truncated, damaged or not a slide.
+            SlideUnavailableError: if the file cannot be reached now.
+            MppError: if the pixel size is missing, implausible or contradictory.
+
+        """
+        where = str(location)
+        require_no_secret(where)
+        called = name or Path(where).name
+        found = footprint(where)
+        pictures = _checked_tiff(where, found)
+        chosen, reader = open_reader(where, backend, pictures)
+        try:
+            _require_possible(reader.sizes[0], where)
+            described = _described(where, reader.vendor, pictures)
+            levels = place_levels(reader.sizes, reader.downsamples, described, where)
+            if reader.vendor in {GENERIC_TIFF, DICOM}:
+                levels = _without_unlike(levels, chosen, pictures, where, called)
+            sources = _mpp_sources(reader, pictures)
+            return cls(where, chosen, reader, levels, sources, mpp, found, called)
+        except BaseException:
+            reader.close()
+            raise
+
+    def view_for(self, downsample: float) -> View:
+        """Return what is read for pixels of so many level-0 pixels: the coarsest fine enough."""
+        return self._views[best_level(self._views, downsample)]
+
+    def read(self, l0_box: Box, size: Size) -> Rgb:
+        """Read a region, resampled to `size` with anti-aliasing; white outside the slide.
+
+        What is read is the coarsest view that is still fine enough; what is missing or damaged in
+        its level is looked for in finer ones. Placement is exact to less than half a pixel of it.
+
+        Args:
+            l0_box: the region in level-0 pixels; it may reach beyond the slide.
+            size: of the returned picture.
+
+        Returns:
+            uint8 RGB [size.height, size.width, 3].
+
+        Raises:
+            SlideError: if the region can be read neither at a second try nor by the other reader.
+            SlideUnavailableError: if the file cannot be reached now, or is no longer the same.
+
+        """
+        view = self.view_for(min(l0_box.width / size.width, l0_box.height / size.height))
+        return self._read_from(view, (l0_box.x, l0_box.y, l0_box.width, l0_box.height), size)
+
+    def _read_from(
+        self, view: View, l0_place: tuple[float, float, float, float], size: Size
+    ) -> Rgb:
+        """Read a place, (x, y, width, height) in level-0 pixels, from a view."""
+        x, y, width, height = (side / view.downsample for side in l0_place)
+        left, top = int(np.floor(x + 1e-6)), int(np.floor(y + 1e-6))
+        right, bottom = int(np.ceil(x + width - 1e-6)), int(np.ceil(y + height - 1e-6))
+        box = Box(left, top, right - left, bottom - top)
+        inside = box.intersection(Box(0, 0, view.size.width, view.size.height))
+        if inside.size == box.size:
+            pixels = self._read_whole(view, box)
+        else:
+            pixels = np.full((box.height, box.width, 3), 255, np.uint8)
+            if inside.width and inside.height:
+                row, column = inside.y - top, inside.x - left
+                pixels[row : row + inside.height, column : column + inside.width] = (
+                    self._read_whole(view, inside)
+                )
+        return resample(pixels, (x - left, y - top, width, height), size)
+
+    def thumbnail(self, mpp: Mpp) -> Rgb:
+        """Read all of `l0_bounds` at `mpp`, piece by piece, so that memory is the result's alone.
+
+        What cannot be decoded is white, and noted in `unreadable`.
+
+        Returns:
+            uint8 RGB [rows, columns, 3].
+
+        Raises:
+            SlideError: if nothing at all can be decoded.
+            SlideUnavailableError: if the file cannot be reached now, or is no longer the same.
+
+        """
+        l0_per_px = mpp / self.mpp
+        size = self.size_at(mpp)
+        picture = np.full((size.height, size.width, 3), 255, np.uint8)
+        view = self.view_for(l0_per_px)
+        l0_level_px = view.downsample / view.shrink
+        step = max(1, int(BLOCK_PX * view.downsample / l0_per_px))
+        lost: list[Box] = []
+        shown = False
+        blocks = list(_pieces(Box(0, 0, size.width, size.height), step, step))
+        while blocks:
+            damaged: list[Box] = []
+            for block in blocks:
+                l0_box = self._l0_box(block, l0_per_px)
+                try:
+                    pixels = self.read(l0_box, block.size)
+                except SlideUnavailableError:
+                    raise
+                except SlideError as error:
+                    log.debug("Left white in the thumbnail. %s", error)
+                    least = max(block.width, block.height) == 1 or (
+                        max(l0_box.width, l0_box.height) <= LEAST_BLOCK_PX * l0_level_px
+                    )
+                    (lost if least else damaged).append(block)
+                else:
+                    picture[block.y : block.bottom, block.x : block.right] = pixels
+                    shown = True
+            if len(damaged) > MAX_DAMAGED_BLOCKS:
+                lost += damaged
+                break
+            blocks = [
+                part
+                for block in damaged
+                for part in _pieces(block, -(-block.width // 2), -(-block.height // 2))
+            ]
+        if not shown:
+            raise SlideError(
+                f"{self.name}: nothing of it can be decoded. The file is damaged throughout: copy "
+                f"or scan it again."
+            )
+        if lost:
+            self.unreadable += [self._l0_box(block, l0_per_px) for block in lost]
+            log.warning(
+                "%s: %d places cannot be decoded and are left white in the thumbnail, the first "
+                "at level 0's %s",
+                self.name,
+                len(lost),
+                self.unreadable[-len(lost)],
+            )
+        return picture
+
+    def _l0_box(self, block: Box, l0_per_px: float) -> Box:
+        """Return where a piece of a thumbnail lies, in level-0 pixels."""
+        bounds = self.l0_bounds
+        x, y = bounds.x + round(block.x * l0_per_px), bounds.y + round(block.y * l0_per_px)
+        right = bounds.x + round(block.right * l0_per_px)
+        bottom = bounds.y + round(block.bottom * l0_per_px)
+        # Not beyond the bounds: the last pixel would fade into the white outside.
+        return Box(x, y, right - x, bottom - y).intersection(bounds)
+
+    def size_at(self, mpp: Mpp) -> Size:
+        """Size of `l0_bounds` in pixels of `mpp` µm, at least one."""
+        return Size(
+            max(1, round(self.l0_bounds.width * self.mpp / mpp)),
+            max(1, round(self.l0_bounds.height * self.mpp / mpp)),
+        )
+
+    def digest(self) -> str:
+        """Return the BLAKE2b digest (hex, 32 digits) of all of the slide's bytes, label included.
+
+        The name does not count, so a renamed slide is the same slide. All files of the
+        slide count (see `wsi_pipeline.slide.files`).
+
+        Raises:
+            SlideUnavailableError: if the file cannot be reached now.
+            SlideError: if one of its files may not be read.
+
+        """
+        with self._files_at_hand():
+            return content_digest(files_of(self._location))
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all of the slide's files."""
+        with self._files_at_hand():
+            return sum(footprint(part).size for part in files_of(self._location))
+
+    def close(self) -> None:
+        """Close the file; reads fail from then on."""
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _read_whole(self, view: View, box: Box) -> Rgb:
+        """Read whole pixels of a view, and those that its level lacks from a finer one."""
+        finer = self._finer[view.level]
+        try:
+            pixels = self._read_view(view, box)
+        except SlideUnavailableError:
+            raise
+        except SlideError:
+            if not finer:
+                raise
+            if max(box.width, box.height) <= LEAST_BLOCK_PX:
+                return self._read_instead(finer[0], view, box)
+            pixels = np.empty((box.height, box.width, 3), np.uint8)
+            for part in _pieces(box, -(-box.width // 2), -(-box.height // 2)):
+                rows, columns = part.y - box.y, part.x - box.x
+                pixels[rows : rows + part.height, columns : columns + part.width] = (
+                    self._read_whole(view, part)
+                )
+            return pixels
+        cells = blank_cells(pixels) if finer else np.zeros((1, 1), np.bool_)
+        for row, column in np.argwhere(cells):
+            cell = cell_box(row, column)
+            blank = pixels[cell.y, cell.x].copy()
+            place = Box(cell.x + box.x, cell.y + box.y, *astuple(cell.size)).intersection(box)
+            cells[row, column] = self._shows_more(finer, view, place, blank)
+        for run in runs_around(cells):
+            place = Box(run.x + box.x, run.y + box.y, *astuple(run.size)).intersection(box)
+            pixels[run.y : run.bottom, run.x : run.right] = self._read_instead(
+                finer[0], view, place
+            )
+        return pixels
+
+    def _shows_more(
+        self, finer: Sequence[View], view: View, box: Box, blank: NDArray[np.uint8]
+    ) -> bool:
+        """Whether a finer level shows more than a blank in the middle of a box."""
+        middle = middle_of(box)
+        for other in finer:
+            scale = view.downsample / other.downsample
+            left, top = int(middle.x * scale), int(middle.y * scale)
+            right, bottom = int(middle.right * scale) + 1, int(middle.bottom * scale) + 1
+            place = Box(left, top, right - left, bottom - top).intersection(
+                Box(0, 0, other.size.width, other.size.height)
+            )
+            if not (place.width and place.height):
+                continue
+            try:
+                pixels = self._read_view(other, place)
+            except SlideUnavailableError:
+                raise
+            except SlideError:
+                continue  # whoever reads it will find out
+            if shows(pixels, blank):
+                return True
+        return False
+
+    def _read_instead(self, finer: View, view: View, box: Box) -> Rgb:
+        """Read a box of a view's pixels from a finer one."""
+        log.debug("%s: %s of %s is read from %s", self.name, box, view, finer)
+        side = view.downsample
+        place = box.x * side, box.y * side, box.width * side, box.height * side
+        return self._read_from(finer, place, box.size)
+
+    def _read_view(self, view: View, box: Box) -> Rgb:
+        """Read whole pixels of a view: once more if it fails, then with the other reader."""
+        errors: list[Exception] = []
+        for read in (self._reader.read_level, self._reader.read_alone, self._read_by_other):
+            try:
+                pixels = read(view.level, box, view.shrink)
+            except LostTileError as error:  # the other reader was asked for it
+                errors.append(error)
+                break
+            # Damaged tiles surface as whatever the decoder at hand raises, without a common root.
+            except Exception as error:  # noqa: BLE001
+                log.debug("%s: %s %s: %s", self.name, view, box, error)
+                errors.append(error)
+            else:
+                if errors:
+                    with self._lock:
+                        self.repaired_reads += 1
+                return pixels
+        self._require_reachable(errors)
+        raise SlideError(
+            f"{self.name}: {box.width}×{box.height} px at ({box.x}, {box.y}) of level {view.level} "
+            f"at 1/{view.shrink} cannot be decoded ({self._said(errors[0])}). The file is damaged "
+            f"there: copy or scan it again."
+        ) from errors[0]
+
+    def _rescued(self, index: int, box: Box) -> Rgb:
+        """Read with the other reader what the one in use finds damaged."""
+        pixels = self._read_by_other(index, box)
+        with self._lock:
+            self.repaired_reads += 1
+        return pixels
+
+    def _read_by_other(self, index: int, box: Box, shrink: int = 1) -> Rgb:
+        """Read with a reader of the other kind, opened for this read: an error is its own."""
+        if self._no_other:
+            raise ValueError(self._no_other)
+        try:
+            reader = self._opened_by_other()
+        except Exception as error:
+            if not is_away(error):
+                self._no_other = one_line(error)  # nor will the next read open it
+            raise
+        with closing(reader):
+            return reader.read_level(index, box, shrink)
+
+    def _reopened(self) -> Reader:
+        reader: Reader = READERS[self.backend](self._location)
+        reader.rescue = self._rescued
+        return reader
+
+    def _opened_by_other(self) -> Reader:
+        other = "tiffslide" if self.backend == "openslide" else "openslide"
+        reader: Reader = READERS[other](self._location)
+        if reader.sizes != self._sizes:
+            reader.close()
+            raise SlideError(f"{self.name}: {other} sees another pyramid")
+        return reader
+
+    @contextmanager
+    def _files_at_hand(self) -> Iterator[None]:
+        try:
+            yield
+        # Object stores have errors of their own, which no class unites.
+        except Exception as error:
+            self._require_reachable([error])
+            raise SlideError(
+                f"{self.name}: its bytes cannot be read ({self._said(error)}). Check the "
+                f"permissions of all its files, or copy it again."
+            ) from error
+
+    def _said(self, error: Exception) -> str:
+        """Say an error of a library in one line, by the name that the slide goes by."""
+        return without_place(one_line(error), self._location, self.name)
+
+    def _require_reachable(self, errors: Sequence[Exception]) -> None:
+        """Raise if reads failed because of the way to the file, and not of its bytes."""
+        for error in errors:
+            if is_away(error):
+                raise unavailable(self.name, self._said(error)) from error
+        try:
+            now = footprint(self._location)
+        except SlideError as error:
+            raise unavailable(self.name, "it was there when the slide was opened") from error
+        if now != self._found:
+            raise unavailable(self.name, "it has changed since the slide was opened") from errors[0]
+
+
+def _mpp_sources(reader: Reader, pictures: Sequence[Picture]) -> MppSources:
+    """Collect what the format and the first picture of a TIFF say of the pixel size."""
+    said = {} if reader.mpp is None else {"reader": reader.mpp}
+    power = reader.objective_power
+    for first in pictures[:1]:
+        said |= pixel_size(first.resolution, first.description, first.size)
+        if not said:  # exports at a lower resolution keep the objective of the scan
+            power = power or described_power(first.description)
+    return MppSources.of(said, power)
+
+
+def _checked_tiff(location: str, found: Footprint) -> tuple[Picture, ...]:
+    """Check a TIFF's directories; return its pictures, none if it is no TIFF."""
+    try:
+        with open_binary(location) as file:
+            return check_tiff(file, found.size, location)
+    except SlideError:
+        raise
+    # Object stores have errors of their own, which no class unites.
+    except Exception as error:
+        if is_away(error):
+            raise unavailable(location, error) from error
+        raise SlideError(
+            f"{location}: cannot be read ({one_line(error)}). Copy it again."
+        ) from error
+
+
+def _require_possible(l0_size: Size, location: str) -> None:
+    """Raise if level 0 is larger than a slide can be."""
+    if max(l0_size.width, l0_size.height) > MAX_SIDE_PX:
+        raise SlideError(
+            f"{location}: its header claims {l0_size.width:,} × {l0_size.height:,} px, and no "
+            f"slide has more than {MAX_SIDE_PX:,} on a side. The file is damaged: copy it again."
+        )
+
+
+def _described(location: str, vendor: str, pictures: Sequence[Picture]) -> list[Described]:
+    """Collect what a file says of the pictures that may be levels."""
+    if vendor == DICOM:
+        return described_levels(files_of(location))
+    statements = [tags_statement(picture.resolution) for picture in pictures]
+    return [
+        Described(picture.size, picture.tile, said.xy[0] if said and said.xy else None)
+        for picture, said in zip(pictures, statements, strict=True)
+    ]
+
+
+def _without_unlike(
+    levels: tuple[Level | None, ...],
+    backend: str,
+    pictures: Sequence[Picture],
+    location: str,
+    name: str,
+) -> tuple[Level | None, ...]:
+    """Leave out the levels that show something else than level 0, or in other colours.
+
+    Raises:
+        SlideError: if one is not even marked as a level: then it is another section.
+
+    """
+    coloured = {picture.size for picture in pictures if picture.colour.refusal() is None}
+    if pictures:
+        levels = tuple(level if level and level.size in coloured else None for level in levels)
+    if sum(level is not None for level in levels) < 2:
+        return levels
+    with closing(READERS[backend](location)) as reader:  # of its own: an error may spend it
+        unlike = unlike_levels(levels, reader.read_level)
+    marked = {picture.size for picture in pictures if picture.reduced or picture.below}
+    for index in unlike:
+        size = reader.sizes[index]
+        if pictures and size not in marked:
+            raise SlideError(
+                f"{location}: it holds a picture of {size.width:,} × {size.height:,} px that shows "
+                f"something else than the first one: another section, which would be left out. "
+                f"Export each as a file of its own."
+            )
+        log.warning(
+            "%s: the level of %d × %d px shows something else than level 0, and is left out.",
+            name, size.width, size.height,
+        )  # fmt: skip
+    return tuple(None if index in unlike else level for index, level in enumerate(levels))
+
+
+def _scanned_part(l0_size: Size, l0_bounds: Box | None) -> Box:
+    """Return the bounds that the header gives, or all of level 0 if it gives none of use."""
+    whole = Box(0, 0, l0_size.width, l0_size.height)
+    part = whole if l0_bounds is None else whole.intersection(l0_bounds)
+    return part if part.width and part.height else whole
+
+
+def _finer_views(
+    levels: Sequence[Level | None], shrinks: Sequence[Sequence[int]]
+) -> dict[int, list[View]]:
+    """Return for each level those that are finer, the coarsest first, shrunk to about its size."""
+    placed = {index: level for index, level in enumerate(levels) if level is not None}
+    finer: dict[int, list[View]] = {}
+    for own, level in placed.items():
+        others = [index for index in placed if placed[index].downsample < level.downsample]
+        finer[own] = []
+        for index in sorted(others, key=lambda each: -placed[each].downsample):
+            other = placed[index]
+            fitting = [
+                each for each in shrinks[index] if other.downsample * each <= level.downsample
+            ]
+            shrink = max(fitting, default=1)
+            size = Size(other.size.width // shrink, other.size.height // shrink)
+            finer[own].append(View(index, shrink, size, other.downsample * shrink))
+    return finer
+
+
+def _views(levels: Sequence[Level | None], shrinks: Sequence[Sequence[int]]) -> tuple[View, ...]:
+    """Return the levels, and what shrinking gives in between, each of the coarsest that can.
+
+    What a writer filled levels up with is no part of a view.
+    """
+    l0_size = levels[0].size if levels[0] is not None else Size(0, 0)
+    views = [
+        View(index, 1, _within(level.size, l0_size, level.downsample), level.downsample)
+        for index, level in enumerate(levels)
+        if level is not None
+    ]
+    for own in sorted(views, key=lambda view: -view.downsample):
+        for shrink in shrinks[own.level]:
+            size = Size(own.size.width // shrink, own.size.height // shrink)
+            downsample = own.downsample * shrink
+            there_is_one = any(
+                abs(view.downsample / downsample - 1) < MAX_UPSAMPLING_OF_LEVEL - 1
+                for view in views
+            )
+            if size.width and size.height and not there_is_one:
+                views.append(View(own.level, shrink, size, downsample))
+    return tuple(views)
+
+
+def _within(size: Size, l0_size: Size, downsample: float) -> Size:
+    """Return the part of a level that lies on level 0, in its pixels."""
+    return Size(
+        min(size.width, ceil(l0_size.width / downsample)),
+        min(size.height, ceil(l0_size.height / downsample)),
+    )
+
+
+def best_level(levels: Sequence[Level | View], downsample: float) -> int:
+    """Index of the coarsest level that is still fine enough for `downsample`."""
+    fine_enough = [
+        index
+        for index, level in enumerate(levels)
+        if level.downsample <= downsample * MAX_UPSAMPLING_OF_LEVEL
+    ]
+    return max(fine_enough, key=lambda index: levels[index].downsample, default=0)
+
+
+def resample(pixels: Rgb, box: tuple[float, float, float, float], size: Size) -> Rgb:
+    """Resample a box of a picture to `size`.
+
+    Shrinking averages whole blocks of pixels (the exact area mean, and OpenCV's fastest way), then
+    takes what is left of the ratio, less than 2, with a Gaussian low-pass and cubic interpolation.
+
+    Args:
+        pixels: uint8 [rows, columns, 3].
+        box: (x, y, width, height) in pixels of the picture, fractions allowed.
+        size: of the result.
+
+    """
+    x, y, width, height = box
+    blocks_x = max(1, int(width / size.width * MAX_UPSAMPLING_OF_LEVEL))
+    blocks_y = max(1, int(height / size.height * MAX_UPSAMPLING_OF_LEVEL))
+    pixels = area_mean(pixels, blocks_x, blocks_y)
+    x, y, width, height = x / blocks_x, y / blocks_y, width / blocks_x, height / blocks_y
+    scale_x, scale_y = width / size.width, height / size.height
+    left, top = round(x), round(y)
+    aligned = max(abs(x - left), abs(y - top)) < 0.02
+    if aligned and max(abs(width - size.width), abs(height - size.height)) < 0.02:
+        return np.ascontiguousarray(pixels[top : top + size.height, left : left + size.width])
+    if max(scale_x, scale_y) > MAX_UPSAMPLING_OF_LEVEL:
+        sigma_x, sigma_y = (0.5 * max(0.0, scale**2 - 1) ** 0.5 for scale in (scale_x, scale_y))
+        blurred = cv2.GaussianBlur(pixels, (0, 0), max(sigma_x, 0.01), sigmaY=max(sigma_y, 0.01))
+        pixels = np.asarray(blurred, np.uint8)
+    if aligned:
+        # A tenth of what warping takes. Told the factors, OpenCV keeps to them; told the size, it
+        # would take the box for whole pixels.
+        resized = cv2.resize(
+            pixels[top:, left:], None, fx=1 / scale_x, fy=1 / scale_y, interpolation=cv2.INTER_CUBIC
+        )
+        return np.ascontiguousarray(resized[: size.height, : size.width], np.uint8)
+    # Pixel centres lie at half-integers: output i is at x + (i + 0.5) * scale - 0.5 of the input.
+    onto_source = np.array(
+        [[scale_x, 0, x + scale_x / 2 - 0.5], [0, scale_y, y + scale_y / 2 - 0.5]], np.float64
+    )
+    placed = cv2.warpAffine(
+        pixels,
+        onto_source,
+        (size.width, size.height),
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return np.asarray(placed, np.uint8)
+
+
+def _pieces(box: Box, width: int, height: int) -> Iterator[Box]:
+    """Cut a box into pieces of at most the given size, row by row."""
+    for top in range(box.y, box.bottom, height):
+        for left in range(box.x, box.right, width):
+            yield Box(left, top, width, height).intersection(box)
