@@ -7,7 +7,8 @@ import numpy as np
 import zarr
 
 from wsi_pipeline.scoring.folder import NEXT
-from wsi_pipeline.tiles.store import NAME, TileState, TileStore
+from wsi_pipeline.tile_data import TileState
+from wsi_pipeline.tiles.store import NAME, TileStore
 
 NOT_COMPARED = {"run.log", ".lock"}
 MIDDLE = {"half tiled", "half scored"}

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.scoring.score_tiles import score_shards
+from wsi_pipeline.tile_data import Scores
 from wsi_pipeline.tiles.fill import Pixels, fill
 from wsi_pipeline.tiles.grid import TileGrid
-from wsi_pipeline.tiles.store import Scores, TileStore
+from wsi_pipeline.tiles.store import TileStore
 
 TILE, CLASSES = 8, 4
 

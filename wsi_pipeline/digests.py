@@ -1,10 +1,14 @@
-"""Digests as they may come from outside: from a card, a store, a cache, or a file of an older run.
+"""Digests: made of mappings here, and recognised where they come from outside.
 
-Some become parts of paths, and all are taken for what their bytes are known by: what is not as many
-hexadecimal digits as it ought to be is no digest, wherever it stands.
+A digest may be read from a model card, a store, a cache or a file of an older run, and parts of
+some become names of folders. Whatever has not exactly as many hexadecimal digits as it should is
+refused.
 """
 
-from typing import Annotated, Final
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
@@ -16,6 +20,12 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
 
 _SLIDE: Final[TypeAdapter[str]] = TypeAdapter(SlideDigest)
 _SHA256: Final[TypeAdapter[str]] = TypeAdapter(Sha256)
+
+
+def digest_of(value: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON-able mapping, independent of the order of its keys."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def is_slide_digest(value: object) -> bool:

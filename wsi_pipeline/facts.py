@@ -16,14 +16,14 @@ from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
-from wsi_pipeline.digests import Sha256, SlideDigest
+from wsi_pipeline.digests import Sha256, SlideDigest, digest_of
 from wsi_pipeline.engine.execution import Execution, Precision, Runtime
 from wsi_pipeline.errors import StoreError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.outputs.overlay import OverlayConfig
 from wsi_pipeline.slide.readers import Backend
 from wsi_pipeline.tiles.grid import GridConfig
-from wsi_pipeline.tiles.store import TileStore, digest_of
+from wsi_pipeline.tiles.store import TileStore
 from wsi_pipeline.tiles.tissue import TissueConfig
 
 

@@ -25,7 +25,8 @@ from wsi_pipeline.errors import ClusterError, ConfigError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.score_slide import score_slide, start_engine
-from wsi_pipeline.tiles.store import TileState, TileStore
+from wsi_pipeline.tile_data import TileState
+from wsi_pipeline.tiles.store import TileStore
 
 BIN = Path(sys.executable).parent
 NOT_COMPARED = {"run.log", ".lock"}

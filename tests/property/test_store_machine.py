@@ -30,8 +30,9 @@ from hypothesis.stateful import (
 from tests.store_runs import CLASSES, TILE, MeanModel, NoisySlide, figures, grid_of
 from wsi_pipeline.errors import DamagedStoreError
 from wsi_pipeline.geometry import Size
+from wsi_pipeline.tile_data import Measures, ShardPixels, TileState
 from wsi_pipeline.tiles import store as library
-from wsi_pipeline.tiles.store import Measures, ShardPixels, TileState, TileStore
+from wsi_pipeline.tiles.store import TileStore
 
 COUNT = 20
 SHARDS = [slice(0, 8), slice(8, 16), slice(16, 20)]

@@ -7,8 +7,9 @@ import pytest
 
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.scoring.score_tiles import score_shards
+from wsi_pipeline.tile_data import Measures, Scores, ShardPixels
 from wsi_pipeline.tiles.grid import TileGrid
-from wsi_pipeline.tiles.store import Measures, Scores, ShardPixels, TileStore
+from wsi_pipeline.tiles.store import TileStore
 
 TILE, COUNT = 8, 40
 

@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as hnp
 
 from wsi_pipeline.geometry import Mpp, Size
 from wsi_pipeline.outputs.score_map import ScoreMap, blend, block_mean, build_score_map
-from wsi_pipeline.outputs.tile_table import TileTable
+from wsi_pipeline.tile_data import TileTable
 
 
 @st.composite

@@ -6,18 +6,12 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsi_pipeline.digests import digest_of
 from wsi_pipeline.errors import DamagedStoreError
 from wsi_pipeline.geometry import Size
+from wsi_pipeline.tile_data import Measures, Scores, ShardPixels, TileState
 from wsi_pipeline.tiles.grid import TileGrid
-from wsi_pipeline.tiles.store import (
-    Measures,
-    Scores,
-    ShardPixels,
-    TileState,
-    TileStore,
-    digest_of,
-    shard_tiles,
-)
+from wsi_pipeline.tiles.store import TileStore, shard_tiles
 
 TILE = 64
 

@@ -11,9 +11,10 @@ import zarr
 
 from tests.store_runs import MeanModel, NoisySlide, figures, pixels_of, run
 from wsi_pipeline.errors import DamagedStoreError
+from wsi_pipeline.tile_data import TileState
 from wsi_pipeline.tiles import store as library
 from wsi_pipeline.tiles import store_place
-from wsi_pipeline.tiles.store import TileState, TileStore
+from wsi_pipeline.tiles.store import TileStore
 
 COUNT = 20
 

@@ -11,8 +11,10 @@ from pydantic import ValidationError
 
 from tests.object_store import serve_objects
 from tests.unit.test_store import grid_of, made, pixels_of, scores_of
+from wsi_pipeline.digests import digest_of
 from wsi_pipeline.errors import ConfigError, StoreError
-from wsi_pipeline.tiles.store import StoreConfig, TileState, TileStore, digest_of
+from wsi_pipeline.tile_data import TileState
+from wsi_pipeline.tiles.store import StoreConfig, TileStore
 from wsi_pipeline.tiles.store_place import store_path, zarr_store
 
 

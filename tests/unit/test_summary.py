@@ -16,8 +16,8 @@ from wsi_pipeline.outputs.summary import (
     summarise,
     write_summary,
 )
-from wsi_pipeline.outputs.tile_table import TileTable
 from wsi_pipeline.slide.mpp import POWER
+from wsi_pipeline.tile_data import TileTable
 
 PROVENANCE = Provenance(
     slide=SlideFacts(

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from wsi_pipeline.outputs.tile_table import TileTable, read_parquet, write_parquet
+from wsi_pipeline.outputs.tile_table import read_parquet, write_parquet
+from wsi_pipeline.tile_data import TileTable
 
 CLASSES = ("background", "lymphocyte", "normal", "malignant")
 

@@ -6,9 +6,10 @@ import pytest
 from tests.made import damage
 from wsi_pipeline.geometry import Mpp, Size
 from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tile_data import TileState
 from wsi_pipeline.tiles.fill import fill
 from wsi_pipeline.tiles.grid import GridConfig, tile_grid
-from wsi_pipeline.tiles.store import TileState, TileStore
+from wsi_pipeline.tiles.store import TileStore
 
 TILE = 64
 

@@ -33,7 +33,8 @@ from wsi_pipeline.facts import SlideFacts
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.slide.files import is_url
-from wsi_pipeline.tiles.store import TileState, TileStore
+from wsi_pipeline.tile_data import TileState
+from wsi_pipeline.tiles.store import TileStore
 
 if TYPE_CHECKING:
     from distributed import Client, Future

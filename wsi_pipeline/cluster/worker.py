@@ -27,9 +27,10 @@ from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.slide.readers import Backend
 from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tile_data import ShardPixels, TileState
 from wsi_pipeline.tiles.fill import read_shard
 from wsi_pipeline.tiles.grid import TileGrid
-from wsi_pipeline.tiles.store import ShardPixels, TileState, TileStore
+from wsi_pipeline.tiles.store import TileStore
 from wsi_pipeline.tiles.store_place import store_path
 
 log = logging.getLogger(__name__)

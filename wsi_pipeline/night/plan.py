@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.cluster.driver import Cluster
+from wsi_pipeline.digests import digest_of
 from wsi_pipeline.engine.base import execution_of
 from wsi_pipeline.errors import BundleError, ConfigError, OutputError, SlideError, WsiError
 from wsi_pipeline.facts import Settings, TilingFacts
@@ -33,7 +34,7 @@ from wsi_pipeline.scoring.filing import UNREAD, Names, SlideFile, file_name, pse
 from wsi_pipeline.scoring.folder import OUTCOME, read_summary
 from wsi_pipeline.scoring.verify import finished
 from wsi_pipeline.slide.access import footprint, unavailable
-from wsi_pipeline.tiles.store import TileStore, digest_of
+from wsi_pipeline.tiles.store import TileStore
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.geometry import Mpp, Size
-from wsi_pipeline.outputs.tile_table import TileTable
+from wsi_pipeline.tile_data import TileTable
 
 THRESHOLDS = (0.1, 0.3, 0.7)
 """Cellularities at which regions are outlined and area fractions reported: 10, 30 and 70 %."""

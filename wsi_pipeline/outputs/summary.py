@@ -21,8 +21,8 @@ from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.digests import SlideDigest
 from wsi_pipeline.facts import Provenance, Record
 from wsi_pipeline.outputs.score_map import THRESHOLDS
-from wsi_pipeline.outputs.tile_table import TileTable
 from wsi_pipeline.slide.mpp import POWER
+from wsi_pipeline.tile_data import TileTable
 
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
 HISTOGRAM_BINS = 20

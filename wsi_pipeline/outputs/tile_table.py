@@ -1,4 +1,4 @@
-"""What is known of each tissue tile of a slide, and its Parquet file.
+"""The Parquet file of a slide's tiles.
 
 Columns of ``tiles.parquet`` (a missing value is a null, never NaN):
 
@@ -19,9 +19,8 @@ Columns of ``tiles.parquet`` (a missing value is a null, never NaN):
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,69 +28,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.tile_data import TileTable
 
 _METADATA_KEY = b"wsi_pipeline"
 _CLASS_PREFIX = "fraction_"
-
-
-@dataclass(frozen=True, eq=False)
-class TileTable:
-    """One row per tissue tile, in the order of the grid.
-
-    Attributes:
-        l0_xy: int64 [N, 2], corner in level-0 pixels.
-        m_xy: int32 [N, 2], (column, row) of the tile's corner cell in the score map.
-        tissue: float32 [N], share of the whole tile's area that is tissue.
-        inside: float32 [N], share of the tile that lies on the slide.
-        blur: float32 [N], see :func:`wsi_pipeline.tiles.tissue.blur_score`.
-        pen: float32 [N], share of the tile under pen ink.
-        cellularity: float32 [N], 0 to 1, NaN where not scored.
-        cellularity_std: float32 [N], NaN unless several views were scored.
-        class_fraction: float32 [N, classes], NaN where not scored.
-
-    """
-
-    l0_xy: NDArray[np.int64]
-    m_xy: NDArray[np.int32]
-    tissue: NDArray[np.float32]
-    inside: NDArray[np.float32]
-    blur: NDArray[np.float32]
-    pen: NDArray[np.float32]
-    cellularity: NDArray[np.float32]
-    cellularity_std: NDArray[np.float32]
-    class_fraction: NDArray[np.float32]
-
-    @classmethod
-    def empty(cls, n_classes: int) -> Self:
-        """Return the table of a slide without tissue."""
-        none = np.zeros(0, np.float32)
-        return cls(
-            l0_xy=np.zeros((0, 2), np.int64),
-            m_xy=np.zeros((0, 2), np.int32),
-            tissue=none,
-            inside=none,
-            blur=none,
-            pen=none,
-            cellularity=none,
-            cellularity_std=none,
-            class_fraction=np.zeros((0, n_classes), np.float32),
-        )
-
-    def __len__(self) -> int:
-        return len(self.l0_xy)
-
-    @property
-    def scored(self) -> NDArray[np.bool_]:
-        """Bool [N], whether the tile has a score."""
-        return np.isfinite(self.cellularity)
-
-    @property
-    def weight(self) -> NDArray[np.float64]:
-        """float64 [N], the tissue that the tile stands for, as a share of a tile's area.
-
-        What lies off the slide is no tissue, so padded tiles need no further discount.
-        """
-        return self.tissue.astype(np.float64)
 
 
 def write_parquet(

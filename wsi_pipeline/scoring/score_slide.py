@@ -58,7 +58,7 @@ from wsi_pipeline.outputs.overlay import (
 )
 from wsi_pipeline.outputs.score_map import build_score_map
 from wsi_pipeline.outputs.summary import SlideSummary, summarise
-from wsi_pipeline.outputs.tile_table import TileTable, write_parquet
+from wsi_pipeline.outputs.tile_table import write_parquet
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.filing import SlideFile, file_slide, without_name
 from wsi_pipeline.scoring.folder import (
@@ -77,6 +77,7 @@ from wsi_pipeline.scoring.run_log import log_file, stage
 from wsi_pipeline.scoring.score_tiles import score_shards
 from wsi_pipeline.scoring.verify import finished, store_fault
 from wsi_pipeline.slide.slide import MAX_UPSAMPLING_OF_LEVEL, Slide
+from wsi_pipeline.tile_data import TileTable
 from wsi_pipeline.tiles.fill import Pixels, fill
 from wsi_pipeline.tiles.grid import TileGrid, mask_area_mm2, require_resolution, tile_grid
 from wsi_pipeline.tiles.store import TileStore

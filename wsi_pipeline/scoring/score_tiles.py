@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from wsi_pipeline.engine.base import Engine
-from wsi_pipeline.tiles.store import Measures, Scores, ShardPixels, TileState, TileStore
+from wsi_pipeline.tile_data import Measures, Scores, ShardPixels, TileState
+from wsi_pipeline.tiles.store import TileStore
 
 log = logging.getLogger(__name__)
 

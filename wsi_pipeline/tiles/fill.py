@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from wsi_pipeline.errors import DamagedStoreError, SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tile_data import Measures, ShardPixels, TileState
 from wsi_pipeline.tiles.grid import TileGrid
-from wsi_pipeline.tiles.store import Measures, ShardPixels, TileState, TileStore
+from wsi_pipeline.tiles.store import TileStore
 from wsi_pipeline.tiles.tissue import blur_score, pen_fraction
 from wsi_pipeline.tiles.unscanned import black_fraction
 

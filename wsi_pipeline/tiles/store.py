@@ -46,13 +46,11 @@ by a tenth, at level 1, and take twice the time to write. Lossy codecs are out: 
 depend on whether its pixels came by way of the store.
 """
 
-import enum
 import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,10 +61,10 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
 from wsi_pipeline.atomic import refuse_odd_files
-from wsi_pipeline.digests import is_sha256
+from wsi_pipeline.digests import digest_of, is_sha256
 from wsi_pipeline.errors import ConfigError, DamagedStoreError
 from wsi_pipeline.geometry import Size
-from wsi_pipeline.outputs.tile_table import TileTable
+from wsi_pipeline.tile_data import Measures, Scores, ShardPixels, TileState, TileTable
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store_place import (
     ROOT_METADATA,
@@ -135,69 +133,6 @@ class StoreConfig(BaseModel):
 
         """
         return folder / NAME if self.root is None else store_path(self.root) / folder.name / NAME
-
-
-class TileState(enum.IntEnum):
-    """How far a tile has come."""
-
-    PENDING = 0
-    STORED = 1
-    """Its pixels are in the store (or were, until they were dropped)."""
-    SCORED = 2
-    UNREADABLE = 3
-    """The slide is damaged there: no reader could decode it, and it will not be scored."""
-
-
-@dataclass(frozen=True, eq=False)
-class Measures:
-    """What tiling finds of the tiles of one shard, besides their pixels.
-
-    Attributes:
-        blur: float32 [n].
-        pen: float32 [n].
-        readable: bool [n].
-
-    """
-
-    blur: NDArray[np.float32]
-    pen: NDArray[np.float32]
-    readable: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, eq=False)
-class ShardPixels:
-    """The tiles of one shard.
-
-    Attributes:
-        rgb: uint8 [n, tile, tile, 3]; tiles that are not readable are black.
-        measures: of the same tiles.
-
-    """
-
-    rgb: NDArray[np.uint8]
-    measures: Measures
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """What a model says of n tiles.
-
-    Attributes:
-        cellularity: float32 [n], 0 to 1.
-        cellularity_std: float32 [n], over views; NaN if there was one.
-        class_fraction: float32 [n, classes], shares of the tile's area; NaN without segmentation.
-
-    """
-
-    cellularity: NDArray[np.float32]
-    cellularity_std: NDArray[np.float32]
-    class_fraction: NDArray[np.float32]
-
-
-def digest_of(value: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a JSON-able mapping, independent of the order of its keys."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def shard_tiles(n_tiles: int) -> int:
