@@ -5,17 +5,14 @@ import pytest
 from training.data.generated import GeneratedData, generated_sample
 from training.data.picture import pack, unpack
 from training.synthetic import (
-    BACKGROUND,
-    LYMPHOCYTE,
-    MALIGNANT,
-    NORMAL,
     PATTERN_WEIGHTS,
     SyntheticConfig,
-    _draw_malignant,
     generate_patch,
     generate_region,
-    main,
 )
+from training.synthetic.__main__ import main
+from training.synthetic.nuclei import draw_malignant
+from training.synthetic.patch import BACKGROUND, LYMPHOCYTE, MALIGNANT, NORMAL
 from wsi_pipeline.model.architecture import CLASSES
 
 SMALL = SyntheticConfig(size=256)
@@ -105,7 +102,7 @@ def test_malignant_nuclei_are_larger_than_lymphocytes():
 @pytest.mark.parametrize("kind", ["any", "dark", "squamous"])
 def test_no_malignant_look_has_the_size_of_a_lymphocyte(kind):
     rng = np.random.default_rng(0)
-    looks = [_draw_malignant(rng, kind, scale=1.0, crisp=0.5).nucleus for _ in range(200)]
+    looks = [draw_malignant(rng, kind, scale=1.0, crisp=0.5).nucleus for _ in range(200)]
     longest_lymphocyte_px = 13.8
     assert min(look.length for look in looks) > 1.05 * longest_lymphocyte_px
     assert max(look.length for look in looks) < 16 / 0.5

@@ -23,6 +23,9 @@ from wsi_pipeline.atomic import atomic_path
 
 Part = Literal["train", "validation"]
 
+_SOURCES = Path(synthetic.__file__).parent
+"""What the patches follow from: they are drawn anew when any of these files changes."""
+
 
 class GeneratedData(BaseModel):
     """A set of generated patches.
@@ -68,7 +71,7 @@ def generated_sample(
 def generated_samples(data: GeneratedData, part: Part) -> Path:
     """Return the file of a part's samples, uint8 [N, S, S, 4], which is made if need be."""
     count = data.train if part == "train" else data.validation
-    drawn = Path(synthetic.__file__).read_bytes()
+    drawn = b"".join(file.read_bytes() for file in sorted(_SOURCES.glob("*.py")))
     if data.weights is not None:
         drawn += repr(data.weights).encode()
     generator = hashlib.sha256(drawn).hexdigest()[:12]
