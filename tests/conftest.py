@@ -11,8 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.made import config_of_tiny, save_tiny_bundle, write_slide
-from tests.real_slides import DATA
+from tests.helpers.made import config_of_tiny, save_tiny_bundle, write_slide
+from tests.helpers.real_slides import DATA
 from training.synthetic import Patch, generate_region
 from wsi_pipeline.scoring.config import ScoreConfig
 
@@ -48,7 +48,7 @@ SlideMaker = Callable[..., Path]
 
 @pytest.fixture
 def make_slide(tmp_path: Path) -> SlideMaker:
-    """Write slides into the test's folder; see `tests.made.write_slide`."""
+    """Write slides into the test's folder; see `tests.helpers.made.write_slide`."""
 
     def make(rgb: NDArray[np.uint8], *, name: str = "slide.tif", **options: Any) -> Path:
         return write_slide(tmp_path / name, rgb, **options)
@@ -91,11 +91,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """See `tests.made.save_tiny_bundle`."""
+    """See `tests.helpers.made.save_tiny_bundle`."""
     return save_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
 @pytest.fixture
 def tiny_config() -> ScoreConfig:
-    """See `tests.made.config_of_tiny`."""
+    """See `tests.helpers.made.config_of_tiny`."""
     return config_of_tiny()

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import tifffile
 
-from tests.real_slides import SLIDES
+from tests.helpers.real_slides import SLIDES
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.slide.slide import Slide
 

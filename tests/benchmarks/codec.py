@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
 
-from tests.real_slides import SLIDES
+from tests.helpers.real_slides import SLIDES
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.slide.slide import Slide
 

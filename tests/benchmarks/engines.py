@@ -25,8 +25,8 @@ import typer
 from numpy.typing import NDArray
 
 from tests.benchmarks.eight_bits import CALIBRATED_ON, keep_in_8_bits
-from tests.made import settle
-from tests.real_slides import SLIDES
+from tests.helpers.made import settle
+from tests.helpers.real_slides import SLIDES
 from training.synthetic import generate_region
 from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.engine.device import choose_precision

@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
-from tests.kills import a_night
-from tests.made import write_slide
+from tests.helpers.made import write_slide
+from tools.kills import a_night
 from training.synthetic import generate_region
 from wsi_pipeline.model.bundle import DEMO_BUNDLE
 from wsi_pipeline.night.crew import CrewConfig

@@ -45,7 +45,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Layout:
-    """What is done where; requests are measured by tests/unit/test_store_s3.py."""
+    """What is done where; requests are measured by tests/unit/tiles/test_store_s3.py."""
 
     shard_tiles: int = 64
     keep_pixels: bool = False

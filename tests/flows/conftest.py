@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.flows.prefect_site import Site
+from tests.helpers.prefect_site import Site
 from wsi_pipeline.scoring.config import ScoreConfig
 
 

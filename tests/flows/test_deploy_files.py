@@ -23,9 +23,9 @@ from prefect.server.schemas.core import WorkPool
 from prefect.utilities.schema_tools.validation import is_valid_schema, validate
 from prefect.utilities.templating import apply_values
 
-from tests.confined import confined
-from tests.flows.prefect_site import Site
-from tests.made import write_slide
+from tests.helpers.confined import confined
+from tests.helpers.made import write_slide
+from tests.helpers.prefect_site import Site
 from training.synthetic import generate_region
 
 ROOT = Path(__file__).parents[2]

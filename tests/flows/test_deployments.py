@@ -10,7 +10,7 @@ import yaml
 
 pytest.importorskip("prefect")
 
-from tests.flows.prefect_site import Daemon, Site, wait_until
+from tests.helpers.prefect_site import Daemon, Site, wait_until
 from training.synthetic import Patch
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Completed, Failed
 
 from flows.notices import INCOMPLETE, tell_of_failure
-from tests.flows.prefect_site import Site, wait_until
+from tests.helpers.prefect_site import Site, wait_until
 from wsi_pipeline.errors import SlideError
 
 TOKEN = "xoxb-not-for-logs"

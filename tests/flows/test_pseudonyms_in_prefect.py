@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.helpers.made import config_of_tiny
 from tests.integration.test_pseudonyms import QUICK, WHO, lay_out
-from tests.made import config_of_tiny
 
 NIGHT = """
 from pathlib import Path

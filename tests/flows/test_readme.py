@@ -19,8 +19,8 @@ from filelock import FileLock
 
 pytest.importorskip("prefect")
 
-from tests.flows.prefect_site import DEADLINE_S, wait_until
-from tests.made import write_slide
+from tests.helpers.made import write_slide
+from tests.helpers.prefect_site import DEADLINE_S, wait_until
 from training.synthetic import generate_region
 from wsi_pipeline.model.bundle import DEMO_BUNDLE
 

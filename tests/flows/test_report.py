@@ -16,7 +16,7 @@ from PIL import Image
 from flows import night_page
 from flows.night_page import MAX_PICTURES_CHARS, MAX_ROWS, counted, night_name
 from flows.report import MAX_URI_CHARS, artifact_key, markdown, picture_uri
-from tests.made import settings_of
+from tests.helpers.made import settings_of
 from wsi_pipeline.engine.execution import Execution
 from wsi_pipeline.facts import BundleFacts, Provenance, SlideFacts
 from wsi_pipeline.night.outcome import Outcome

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from flows import serve
 from flows.serve import Kind, deployments, main
-from tests.flows.prefect_site import Site
+from tests.helpers.prefect_site import Site
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,8 +20,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.flows.prefect_site import Daemon, Site, wait_until
-from tests.made import config_of_tiny, write_slide
+from tests.helpers.made import config_of_tiny, write_slide
+from tests.helpers.prefect_site import Daemon, Site, wait_until
 from training.synthetic import Patch
 
 pytest.importorskip("prefect")

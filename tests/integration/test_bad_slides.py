@@ -1,12 +1,12 @@
-"""Every bad slide of `tests.bad_slides` ends in the word that its table says, and says why."""
+"""Every bad slide of `tests.helpers.bad_slides` ends in the word of its table, and says why."""
 
 import errno
 import re
 
 import pytest
 
-from tests.bad_slides import DAMAGES, OTHERS, good_slide
-from tests.trial import OK, Child
+from tests.helpers.bad_slides import DAMAGES, OTHERS, good_slide
+from tests.helpers.trial import OK, Child
 from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.errors import SlideUnavailableError, WsiError
 from wsi_pipeline.model.bundle import ModelBundle

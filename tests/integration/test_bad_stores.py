@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.outputs import files_of
+from tests.helpers.outputs import files_of
 from wsi_pipeline import cli
 
 

@@ -15,8 +15,8 @@ import pytest
 import yaml
 import zarr
 
-from tests.made import damage
-from tests.object_store import ObjectStore, serve_objects
+from tests.helpers.made import damage
+from tests.helpers.object_store import ObjectStore, serve_objects
 from wsi_pipeline.cluster import driver as cluster
 from wsi_pipeline.cluster import worker as cluster_worker
 from wsi_pipeline.engine.base import build_engine

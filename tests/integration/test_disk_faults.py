@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import tifffile
 
-from wsi_pipeline.engine.base import EngineConfig, build_engine, graphs
+from wsi_pipeline.engine import graphs
+from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.engine.graphs import Graph
 from wsi_pipeline.errors import OutputError, StoreError
 from wsi_pipeline.model.bundle import ModelBundle

@@ -10,8 +10,8 @@ from collections import Counter
 
 import pytest
 
-from tests.fuzz import dissect, fuzz, mutated
-from tests.trial import BUGS, CRASH, DAMAGED, HANG, MEMORY, OK, Child
+from tests.helpers.trial import BUGS, CRASH, DAMAGED, HANG, MEMORY, OK, Child
+from tools.fuzz import dissect, fuzz, mutated
 
 pytestmark = pytest.mark.slides
 

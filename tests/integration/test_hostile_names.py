@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.made import config_of_tiny, write_slide
+from tests.helpers.made import config_of_tiny, write_slide
 
 NAME = "[red]=cmd|' `C calc`'!A0;=1+1\u202egnp\x1b]0;owned\x07\n2026-11-26 INFO <b>µ"
 STEERING = ("\x1b", "\x07", "\u202e", "\r")

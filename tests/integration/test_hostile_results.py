@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.made import config_of_tiny
+from tests.helpers.made import config_of_tiny
 from tests.unit.test_hostile_files import store  # noqa: F401 - a fixture
 from wsi_pipeline.errors import OutputError, SlideError, StoreError
 from wsi_pipeline.night.digest_cache import DigestCache, _line

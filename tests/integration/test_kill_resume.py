@@ -14,8 +14,8 @@ import cv2
 import pytest
 import yaml
 
-from tests.killing import run_and_kill, server_of
-from tests.outputs import MIDDLE, assert_same, stage_of
+from tests.helpers.killing import run_and_kill, server_of
+from tests.helpers.outputs import MIDDLE, assert_same, stage_of
 from wsi_pipeline import cli
 from wsi_pipeline.tiles.store import TileStore
 

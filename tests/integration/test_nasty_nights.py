@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.made import save_tiny_bundle, write_slide
+from tests.helpers.made import save_tiny_bundle, write_slide
 from wsi_pipeline.errors import OutputError
 from wsi_pipeline.night import crew as crew_module
 from wsi_pipeline.night import digest_cache

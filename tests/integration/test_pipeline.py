@@ -14,7 +14,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from tests.made import damage
+from tests.helpers.made import damage
 from wsi_pipeline.engine.base import build_engine
 from wsi_pipeline.errors import (
     ConfigError,

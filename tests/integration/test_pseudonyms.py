@@ -13,8 +13,8 @@ import pytest
 import yaml
 from pydicom.uid import generate_uid
 
-from tests.made import config_of_tiny, write_slide
-from tests.unit.multi_file import VMS, write, write_dicom
+from tests.helpers.made import config_of_tiny, write_slide
+from tests.helpers.multi_file import VMS, write, write_dicom
 
 WHO = "Mustermann-Erika"
 QUICK = {

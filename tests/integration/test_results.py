@@ -9,7 +9,7 @@ import filelock
 import numpy as np
 import pytest
 
-from tests.made import write_slide
+from tests.helpers.made import write_slide
 from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.errors import InUseError, MppError, OutputError, SlideChangedError
 from wsi_pipeline.model.bundle import ModelBundle

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.killing import run_and_kill, server_of
+from tests.helpers.killing import run_and_kill, server_of
 from training import reg, seg
 from training.run import trained_weights
 

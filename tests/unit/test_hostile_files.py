@@ -1,7 +1,7 @@
 """Bundles, configurations and stores that somebody made to run code, reach out or fill the memory.
 
 Bundles are downloaded, and the others are passed around: none may do more than be refused.
-`tests/unit/test_bundle.py` has the bundles that are damaged without intent.
+`tests/unit/model/test_bundle.py` has the bundles that are damaged without intent.
 """
 
 import json
