@@ -54,7 +54,7 @@ from prefect.types.entrypoint import EntrypointType
 from flows.score_cohort import score_cohort
 from flows.score_slide import score_slide
 from flows.train import train_and_promote, train_reg, train_seg
-from wsi_pipeline.slide.files import is_url
+from wsi_pipeline.files import is_url
 
 LOCAL_API = "http://127.0.0.1:4200/api"
 

@@ -32,8 +32,8 @@ from training.ground_truth import Nuclei
 from training.metrics import confusion_matrix, mean_iou
 from training.run import CONFIG_NAME, trained_weights
 from training.seg import SegConfig, SegStage, mean_of_flips
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import ConfigError, WsiError
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.model.architecture import CLASSES, SEGMENTATION_STRIDE
 from wsi_pipeline.validation import load_yaml
 

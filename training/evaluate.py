@@ -28,10 +28,10 @@ from training.data.breastpathq import ChallengePart
 from training.data.picture import PICTURE_MPP, Picture, Pictures, unpack
 from training.plots import calibration_plot, scatter_plot
 from training.reg import RegConfig, judged_pictures
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.engine.base import EngineConfig
 from wsi_pipeline.engine.torch_engine import TorchEngine
 from wsi_pipeline.errors import ConfigError, WsiError
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.model.architecture import REGRESSION_STRIDE
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.validation import load_yaml

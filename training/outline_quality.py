@@ -28,8 +28,8 @@ from training.data import consep
 from training.data.picture import PICTURE_MPP
 from training.ground_truth import Labels, Nuclei, figure_2, nucleus_mask, outline_nuclei
 from training.synthetic import generate_patch
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.model.architecture import CLASSES
 from wsi_pipeline.slide.slide import Slide

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from training.agreement import calibration
 from training.metrics import mean_absolute_error, prediction_probability
-from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.files import atomic_path
 
 _INK, _MODEL, _TRUTH, _GUIDE = "#222222", "#22577a", "#d1603d", "#9a9a9a"
 # Raters score in steps of 5 %: bins about those steps, not between them.

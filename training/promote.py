@@ -20,8 +20,8 @@ from training.data import Data, cellularity
 from training.data.breastpathq import BreastPathQData, ChallengePart
 from training.data.picture import Pictures, pixels_digest, windows
 from training.evaluate import Evaluation, Verdict, evaluate_bundle, is_better
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.model.architecture import REGRESSION_STRIDE
 from wsi_pipeline.model.bundle import ModelBundle
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.files import atomic_path
 
 log = logging.getLogger(__name__)
 

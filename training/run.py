@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.files import atomic_path
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_f
 from training.record import Metrics
 from training.run import BEST_NAME, CHECKPOINT_NAME, load_checkpoint
 from training.schedule import FitConfig, rate_factor
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.files import atomic_path
 
 log = logging.getLogger(__name__)
 

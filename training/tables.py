@@ -39,8 +39,8 @@ from training.metrics import (
 from training.reg import RegConfig, judged_pictures, train_regression
 from training.run import open_run, run_folder
 from training.seg import SegConfig, confusion_over, train_segmentation
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import WsiError
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.model.architecture import CLASSES, Architecture
 from wsi_pipeline.model.network import build_network
 from wsi_pipeline.validation import load_yaml

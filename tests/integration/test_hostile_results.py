@@ -15,8 +15,8 @@ from wsi_pipeline.night.inbox import InboxConfig, find_slides
 from wsi_pipeline.night.outcome import of_error
 from wsi_pipeline.night.plan import Cohort, recall, remember
 from wsi_pipeline.night.report import Night, write_night
-from wsi_pipeline.scoring.filing import SlideFile, pseudonym
-from wsi_pipeline.slide.files import content_digest
+from wsi_pipeline.scoring.filing import pseudonym
+from wsi_pipeline.slide.files import SlideFile, content_digest
 from wsi_pipeline.tiles.store import StoreConfig, TileStore, _sealed
 
 WRONG = ("../../../tmp/x", "", "a" * 31, "a" * 33, "A" * 32, "a" * 32 + "\n", 7, None, ["a" * 32])

@@ -42,8 +42,8 @@ from training.data.picture import (
 )
 from training.data.truth import BENIGN_NUCLEUS, IGNORED, NO_TUMOUR, NUCLEUS, TUMOUR_NEAR
 from training.ground_truth import Nuclei
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.model.architecture import CLASSES
 
 SHOWN_FAULTS = 50

@@ -19,7 +19,7 @@ from training import synthetic
 from training.augment import Sample
 from training.data.picture import PACKING, LazyPictures, Picture, Pictures, pack
 from training.synthetic import PATTERN_WEIGHTS, Pattern, SyntheticConfig, generate_patch
-from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.files import atomic_path
 
 Part = Literal["train", "validation"]
 

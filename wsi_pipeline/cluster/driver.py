@@ -30,9 +30,9 @@ from wsi_pipeline.engine.base import EngineConfig, of_bundle
 from wsi_pipeline.engine.execution import Execution
 from wsi_pipeline.errors import ClusterError, ConfigError, SlideError, WsiError
 from wsi_pipeline.facts import SlideFacts
+from wsi_pipeline.files import is_url
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
-from wsi_pipeline.slide.files import is_url
 from wsi_pipeline.tile_data import TileState
 from wsi_pipeline.tiles.store import TileStore
 

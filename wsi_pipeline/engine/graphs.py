@@ -31,8 +31,8 @@ import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import BundleError, ConfigError
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.model.bundle import ModelBundle
 
 if TYPE_CHECKING:

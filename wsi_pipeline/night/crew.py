@@ -34,7 +34,8 @@ from wsi_pipeline.errors import ModelUnavailableError
 from wsi_pipeline.memory import total_bytes
 from wsi_pipeline.night.outcome import Outcome, Retry
 from wsi_pipeline.night.slide_table import SlideRow
-from wsi_pipeline.scoring.filing import SlideFile, without_name
+from wsi_pipeline.slide.files import SlideFile
+from wsi_pipeline.slide.redaction import without_name
 
 if TYPE_CHECKING:
     from wsi_pipeline.scoring.config import ScoreConfig

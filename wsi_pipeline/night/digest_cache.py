@@ -18,11 +18,11 @@ from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.digests import is_slide_digest
+from wsi_pipeline.files import atomic_path, is_url
 from wsi_pipeline.night.inbox import InboxSlide
 from wsi_pipeline.slide.access import fingerprint, of_file
-from wsi_pipeline.slide.files import content_digest, is_url
+from wsi_pipeline.slide.files import content_digest
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.locations import require_no_secret
+from wsi_pipeline.files import is_url, require_no_secret
 from wsi_pipeline.night.slide_table import SlideTable
 from wsi_pipeline.slide.access import Footprint, fingerprint, of_file, of_object
 from wsi_pipeline.slide.files import (
@@ -40,7 +40,6 @@ from wsi_pipeline.slide.files import (
     SLIDE_SUFFIXES,
     DicomHeader,
     dicom_header,
-    is_url,
     may_be_dicom,
     names_in_index,
 )

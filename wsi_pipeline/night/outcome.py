@@ -34,7 +34,8 @@ from wsi_pipeline.errors import (
 )
 from wsi_pipeline.night.remedies import at_night
 from wsi_pipeline.outputs.summary import SlideSummary
-from wsi_pipeline.scoring.filing import SlideFile, without_name
+from wsi_pipeline.slide.files import SlideFile
+from wsi_pipeline.slide.redaction import without_name
 
 Status = Literal["scored", "refused", "failed", "left"]
 Retry = Literal["now", "another night", "never"]

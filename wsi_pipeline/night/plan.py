@@ -14,26 +14,26 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.cluster.driver import Cluster
 from wsi_pipeline.digests import digest_of
 from wsi_pipeline.engine.base import execution_of
 from wsi_pipeline.errors import BundleError, ConfigError, OutputError, SlideError, WsiError
 from wsi_pipeline.facts import Settings, TilingFacts
+from wsi_pipeline.files import atomic_path, read_regular
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.night.crew import Crew, Job, Setup
 from wsi_pipeline.night.digest_cache import DigestCache
 from wsi_pipeline.night.inbox import Inbox, InboxSlide, find_slides
 from wsi_pipeline.night.outcome import Outcome, left, of_error
+from wsi_pipeline.night.patience import patiently
 from wsi_pipeline.night.slide_table import SlideRow, find_table
 from wsi_pipeline.outputs.summary import SlideSummary
-from wsi_pipeline.patience import patiently
-from wsi_pipeline.regular import read_regular
 from wsi_pipeline.scoring.config import ScoreConfig
-from wsi_pipeline.scoring.filing import UNREAD, Names, SlideFile, file_name, pseudonym, slide_folder
+from wsi_pipeline.scoring.filing import UNREAD, Names, pseudonym, slide_folder
 from wsi_pipeline.scoring.folder import OUTCOME, read_summary
 from wsi_pipeline.scoring.verify import finished
 from wsi_pipeline.slide.access import footprint, unavailable
+from wsi_pipeline.slide.files import SlideFile, file_name
 from wsi_pipeline.tiles.store import TileStore
 
 log = logging.getLogger(__name__)

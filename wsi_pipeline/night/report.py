@@ -61,10 +61,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 import wsi_pipeline
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.facts import BundleFacts
+from wsi_pipeline.files import atomic_path, open_regular
 from wsi_pipeline.night.outcome import Outcome, Status
-from wsi_pipeline.regular import open_regular
 from wsi_pipeline.scoring.folder import NEXT
 from wsi_pipeline.shown import shown_lines, spreadsheet_cell
 

@@ -28,10 +28,10 @@ from typing import Self
 from wsi_pipeline.errors import ConfigError, ModelUnavailableError, OutputError, WsiError
 from wsi_pipeline.night.crew import Job, OnEvent
 from wsi_pipeline.night.outcome import Outcome, left, of_error
+from wsi_pipeline.night.patience import elsewhere
 from wsi_pipeline.night.plan import Cohort, Step, labelled, plan, remember, unread
 from wsi_pipeline.night.report import Night, write_night
-from wsi_pipeline.patience import elsewhere
-from wsi_pipeline.scoring.filing import SlideFile
+from wsi_pipeline.slide.files import SlideFile
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.files import is_url
 from wsi_pipeline.night.inbox import slides_among
 from wsi_pipeline.scoring.filing import slide_folder
 from wsi_pipeline.slide.files import (
@@ -17,7 +18,6 @@ from wsi_pipeline.slide.files import (
     SLIDE_SUFFIXES,
     DicomHeader,
     dicom_header,
-    is_url,
     may_be_dicom,
     names_in_index,
 )

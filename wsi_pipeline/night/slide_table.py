@@ -25,8 +25,8 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
+from wsi_pipeline.files import is_url, open_binary
 from wsi_pipeline.shown import shown
-from wsi_pipeline.slide.files import is_url, open_binary
 from wsi_pipeline.slide.mpp import PLAUSIBLE_MPP
 from wsi_pipeline.slide.stated import number_of
 

@@ -18,8 +18,8 @@ from xml.etree import ElementTree  # only for the name of its error
 import numpy as np
 import tifffile
 
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import StoreError
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.outputs.score_map import ScoreMap
 

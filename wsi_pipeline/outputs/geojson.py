@@ -20,7 +20,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.polygon import orient
 
-from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.outputs.overlay import colourise
 from wsi_pipeline.outputs.score_map import THRESHOLDS, ScoreMap

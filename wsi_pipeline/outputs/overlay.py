@@ -29,8 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.outputs.score_map import ScoreMap
 from wsi_pipeline.slide.slide import Slide, best_level

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.tile_data import TileTable
 
 _METADATA_KEY = b"wsi_pipeline"

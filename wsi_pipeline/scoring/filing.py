@@ -6,8 +6,7 @@ slide has the same one everywhere, and nobody can go back from it who does not h
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -15,10 +14,9 @@ from unicodedata import normalize
 
 from wsi_pipeline.digests import is_slide_digest
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.locations import require_no_secret
-from wsi_pipeline.shown import shown
-from wsi_pipeline.slide.access import fingerprint, footprint
-from wsi_pipeline.slide.files import INDEXES, content_digest, files_of, is_url, names_in_index
+from wsi_pipeline.files import require_no_secret
+from wsi_pipeline.slide.files import SlideFile, content_digest, file_name, files_of
+from wsi_pipeline.slide.redaction import without_place
 
 Names = Literal["file", "digest"]
 
@@ -34,44 +32,8 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?"
 _OURS = re.compile(r"nights(-[0-9]+)?", re.IGNORECASE)
 """Where the nights' pages are."""
 
-LEAST_TELLING = 5
-"""Letters of a file's name; shorter ones are in every other word, and tell nobody."""
-
 PSEUDONYM_DIGITS = 16
 """64 bits: among a million slides, two share a pseudonym with a chance of 3 in 10⁸."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlideFile:
-    """A slide's file as it was found, and what it is called from there on.
-
-    It is made once, where a slide comes in; nobody asks again which files it has.
-
-    Attributes:
-        location: the path or fsspec URL that opens it.
-        parts: all its files; see `wsi_pipeline.slide.files.files_of`.
-        folder: name of its folder below the output folder.
-        name: what outputs and messages call it.
-        digest: of its bytes, if known already; see `wsi_pipeline.slide.files.content_digest`.
-        fingerprint: of its files when they were read for it; see `wsi_pipeline.slide.access`.
-
-    """
-
-    location: str
-    parts: tuple[str, ...]
-    folder: str
-    name: str
-    digest: str | None = None
-    fingerprint: str | None = None
-
-    def seen_now(self) -> str:
-        """Return the fingerprint that its files have now.
-
-        Raises:
-            SlideError: if one of them cannot be read.
-
-        """
-        return fingerprint(map(footprint, self.parts))
 
 
 def file_slide(location: str, names: Names, folder: str | None = None) -> SlideFile:
@@ -114,11 +76,6 @@ def pseudonym(digest: str) -> str:
     return f"slide-{digest[:PSEUDONYM_DIGITS]}"
 
 
-def file_name(location: str) -> str:
-    """Return the last part of a path or URL, fit to be shown: on one line, and in UTF-8."""
-    return shown(location.rsplit("/", 1)[-1])
-
-
 def slide_folder(location: str | Path, out: Path) -> Path:
     """Return the folder of a slide's outputs: its file's name without the suffix, below `out`.
 
@@ -145,43 +102,3 @@ def slide_folder(location: str | Path, out: Path) -> Path:
         room = name.encode()[: MAX_FOLDER_BYTES - len(digest) - 1]
         name = f"{room.decode(errors='ignore').strip('. ')}-{digest}"
     return out / name
-
-
-def without_name(text: str, slide: SlideFile) -> str:
-    """Replace a slide's place and file names in a message or traceback by the name it goes by."""
-    return without_place(text, slide.location, slide.name, slide.parts)
-
-
-def without_place(text: str, location: str, name: str, parts: Iterable[str] = ()) -> str:
-    """Replace all that tells where a slide lies by the name it goes by, unless that is its file's.
-
-    Libraries name a slide's other files too: those beside it, or in its own folder.
-    """
-    if name == file_name(location):
-        return text
-    folder, _, own = location.rpartition("/")
-    stem = Path(own).stem
-    known = {location, own, file_name(location), repr(own)[1:-1], *_beside(location)}
-    known |= {*parts, *map(file_name, parts)}
-    if len(stem) >= LEAST_TELLING:
-        known.add(stem)
-    places = [re.escape(f"{place}/") for place in (folder, folder.partition("://")[2]) if place]
-    below = f"(?:{'|'.join(places)})" if places else "(?!)"
-    said = [each for each in sorted(known - {""}, key=len, reverse=True) if each in text]
-    tellings = [f"{below}?{re.escape(each)}" for each in said]
-    tellings.append(rf"{below}[^\s:;,'\"()]*")
-    # At once, since the name that it goes by may look like one of them.
-    return re.sub("|".join(tellings), lambda _: name, text)
-
-
-def _beside(location: str) -> set[str]:
-    """Return the names of files that may be parts of a slide, as far as they tell anything."""
-    if is_url(location):
-        return set()
-    try:
-        names = {entry.name for entry in Path(location).parent.iterdir()}
-    except OSError:
-        names = set()
-    if Path(location).suffix.lower() in INDEXES:
-        names |= names_in_index(location)
-    return {name for name in names if len(name) >= LEAST_TELLING}

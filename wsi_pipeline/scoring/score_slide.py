@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import wsi_pipeline
-from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.cluster.driver import Cluster
 from wsi_pipeline.engine.base import Engine, build_engine
 from wsi_pipeline.errors import (
@@ -43,6 +42,7 @@ from wsi_pipeline.facts import (
     SlideFacts,
     TilingFacts,
 )
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import Box, Mpp
 from wsi_pipeline.memory import enough_memory
 from wsi_pipeline.model.architecture import CLASSES
@@ -60,7 +60,7 @@ from wsi_pipeline.outputs.score_map import build_score_map
 from wsi_pipeline.outputs.summary import SlideSummary, summarise
 from wsi_pipeline.outputs.tile_table import write_parquet
 from wsi_pipeline.scoring.config import ScoreConfig
-from wsi_pipeline.scoring.filing import SlideFile, file_slide, without_name
+from wsi_pipeline.scoring.filing import file_slide
 from wsi_pipeline.scoring.folder import (
     SUMMARY,
     exclusive,
@@ -76,6 +76,8 @@ from wsi_pipeline.scoring.folder import (
 from wsi_pipeline.scoring.run_log import log_file, stage
 from wsi_pipeline.scoring.score_tiles import score_shards
 from wsi_pipeline.scoring.verify import finished, store_fault
+from wsi_pipeline.slide.files import SlideFile
+from wsi_pipeline.slide.redaction import without_name
 from wsi_pipeline.slide.slide import MAX_UPSAMPLING_OF_LEVEL, Slide
 from wsi_pipeline.tile_data import TileTable
 from wsi_pipeline.tiles.fill import Pixels, fill

@@ -19,8 +19,7 @@ from typing import Any
 import fsspec
 
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
-from wsi_pipeline.regular import kind_of, open_regular
-from wsi_pipeline.slide.files import is_url
+from wsi_pipeline.files import file_kind, is_url, open_regular
 
 AWAY = {
     getattr(errno, name)
@@ -184,7 +183,7 @@ def _local_footprint(location: str) -> Footprint:
         )
     if not stat.S_ISREG(about.st_mode):
         raise SlideError(
-            f"{location}: this is {kind_of(about.st_mode)}, not a file with a slide. Check the "
+            f"{location}: this is {file_kind(about.st_mode)}, not a file with a slide. Check the "
             f"path."
         )
     with open_regular(path):

@@ -10,16 +10,15 @@ import io
 import logging
 import re
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-import fsspec
 from pydicom import Dataset, config
 from pydicom.filereader import read_partial
 
-from wsi_pipeline.regular import open_regular
+from wsi_pipeline.files import is_url, open_binary
+from wsi_pipeline.shown import shown
+from wsi_pipeline.slide.access import fingerprint, footprint
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +63,39 @@ class DicomHeader:
     modality: str
 
 
+@dataclass(frozen=True, slots=True)
+class SlideFile:
+    """A slide's file as it was found, and what it is called from there on.
+
+    It is made once, where a slide comes in; nobody asks again which files it has.
+
+    Attributes:
+        location: the path or fsspec URL that opens it.
+        parts: all its files; see `files_of`.
+        folder: name of its folder below the output folder.
+        name: what outputs and messages call it.
+        digest: of its bytes, if known already; see `content_digest`.
+        fingerprint: of its files when they were read for it; see `wsi_pipeline.slide.access`.
+
+    """
+
+    location: str
+    parts: tuple[str, ...]
+    folder: str
+    name: str
+    digest: str | None = None
+    fingerprint: str | None = None
+
+    def seen_now(self) -> str:
+        """Return the fingerprint that its files have now.
+
+        Raises:
+            SlideError: if one of them cannot be read.
+
+        """
+        return fingerprint(map(footprint, self.parts))
+
+
 def files_of(location: str) -> list[str]:
     """Return all files of the slide that `location` opens, sorted behind the file of MRXS or VMS.
 
@@ -100,6 +132,11 @@ def files_of(location: str) -> list[str]:
         and (other := dicom_header(str(part))) is not None
         and other.series == header.series
     )
+
+
+def file_name(location: str) -> str:
+    """Return the last part of a path or URL, fit to be shown: on one line, and in UTF-8."""
+    return shown(location.rsplit("/", 1)[-1])
 
 
 def content_digest(files: Sequence[str], moved: Callable[[], None] = lambda: None) -> str:
@@ -186,16 +223,3 @@ def names_in_index(location: str) -> set[str]:
         if not re.search(r"[/\0]", value)
         and Path(value).suffix.lower() not in {"", DICOM, MRXS, *INDEXES}
     }
-
-
-def is_url(location: str) -> bool:
-    """Tell fsspec URLs from paths."""
-    return "://" in location
-
-
-def open_binary(location: str) -> AbstractContextManager[BinaryIO]:
-    """Open a path or an fsspec URL for reading.
-
-    Paths do not go through fsspec, to which "::" in a name is a chain of file systems.
-    """
-    return fsspec.open(location, "rb") if is_url(location) else open_regular(Path(location))

@@ -22,11 +22,12 @@ import openslide
 import tiffslide
 
 from wsi_pipeline.errors import ColourError, SlideError
+from wsi_pipeline.files import is_url, open_binary
 from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.slide.access import is_away, one_line, unavailable
 from wsi_pipeline.slide.colour import UNASSOCIATED, ColourTags, over_white
 from wsi_pipeline.slide.dicom import fault_of_dicom, require_placed_frames
-from wsi_pipeline.slide.files import dicom_header, files_of, is_url, open_binary
+from wsi_pipeline.slide.files import dicom_header, files_of
 from wsi_pipeline.slide.jpeg import area_mean
 from wsi_pipeline.slide.pictures import (
     CONVERT,

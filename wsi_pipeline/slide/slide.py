@@ -19,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
+from wsi_pipeline.files import open_binary, require_no_secret
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.locations import require_no_secret
-from wsi_pipeline.scoring.filing import without_place
 from wsi_pipeline.slide.access import Footprint, footprint, is_away, one_line, unavailable
 from wsi_pipeline.slide.alike import unlike_levels
 from wsi_pipeline.slide.blank import blank_cells, cell_box, middle_of, runs_around, shows
 from wsi_pipeline.slide.dicom import described_levels
-from wsi_pipeline.slide.files import content_digest, files_of, open_binary
+from wsi_pipeline.slide.files import content_digest, files_of
 from wsi_pipeline.slide.jpeg import area_mean
 from wsi_pipeline.slide.mpp import MppSources, referee_mpp
 from wsi_pipeline.slide.pyramid import Described, Level, place_levels
@@ -39,6 +38,7 @@ from wsi_pipeline.slide.readers import (
     SharedReader,
     open_reader,
 )
+from wsi_pipeline.slide.redaction import without_place
 from wsi_pipeline.slide.stated import described_power, pixel_size, tags_statement
 from wsi_pipeline.slide.tiff_headers import MAX_SIDE_PX, Picture, check_tiff
 from wsi_pipeline.slide.tiff_tiles import LostTileError, Rgb

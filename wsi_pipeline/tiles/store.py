@@ -60,9 +60,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, field_validator
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
-from wsi_pipeline.atomic import refuse_odd_files
 from wsi_pipeline.digests import digest_of, is_sha256
 from wsi_pipeline.errors import ConfigError, DamagedStoreError
+from wsi_pipeline.files import refuse_odd_files
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.tile_data import Measures, Scores, ShardPixels, TileState, TileTable
 from wsi_pipeline.tiles.grid import TileGrid

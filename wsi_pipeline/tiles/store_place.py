@@ -19,7 +19,7 @@ from upath import UPath
 from zarr.storage import FsspecStore
 
 from wsi_pipeline.errors import ConfigError, StoreError
-from wsi_pipeline.slide.files import is_url
+from wsi_pipeline.files import is_url, secret_in
 
 ROOT_METADATA = "zarr.json"
 """Of a group or an array; in an object store its presence says that all else is there."""
@@ -42,10 +42,10 @@ def store_path(location: str | Path) -> StorePath:
     if not is_url(address):
         return Path(location)
     parts = urlsplit(address)
-    if parts.username is not None or parts.password is not None:
+    if kind := secret_in(address):
         raise ConfigError(
-            f"The URL of a store in {parts.hostname} holds a user name or password, which would "
-            f"end up in logs. Leave it out, and give credentials in the environment."
+            f"The URL of a store holds a {kind}, which would end up in logs. Leave it out, and "
+            f"give credentials in the environment or in fsspec's configuration."
         )
     if parts.scheme in ("file", "local"):
         return Path(parts.path)

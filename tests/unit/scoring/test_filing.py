@@ -8,13 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.scoring.filing import (
-    MAX_FOLDER_BYTES,
-    SlideFile,
-    file_name,
-    slide_folder,
-    without_name,
-)
+from wsi_pipeline.scoring.filing import MAX_FOLDER_BYTES, slide_folder
+from wsi_pipeline.slide.files import SlideFile, file_name
+from wsi_pipeline.slide.redaction import without_name
 from wsi_pipeline.slide.slide import Slide
 
 OUT = Path("results")

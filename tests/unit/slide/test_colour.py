@@ -20,7 +20,7 @@ from tests.helpers.jpeg_tiles import bare
 from wsi_pipeline.errors import ColourError, SlideError
 from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.night.outcome import of_error
-from wsi_pipeline.scoring.filing import SlideFile
+from wsi_pipeline.slide.files import SlideFile
 from wsi_pipeline.slide.slide import Slide
 
 TILE, SIDE = 64, 128

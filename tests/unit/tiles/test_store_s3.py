@@ -202,11 +202,17 @@ def test_requests_of_a_shard(s3, s3_path):
 
 
 def test_no_credentials_in_an_address(s3):
-    for address in ("s3://key:secret@scans/x", "https://user:secret@host/x", "s3://key@scans/x"):
-        with pytest.raises(ConfigError, match="user name or password") as caught:
+    for address, kind in (
+        ("s3://key:secret@scans/x", "user name or password"),
+        ("s3://key:secret/with+slash@scans/x", "user name or password"),
+        ("https://user:secret@host/x", "user name or password"),
+        ("s3://key@scans/x", "user name or password"),
+        ("https://host/x?signature=secret", "query"),
+    ):
+        with pytest.raises(ConfigError, match=kind) as caught:
             store_path(address)
         assert "secret" not in str(caught.value)
-        with pytest.raises(ValidationError, match="user name or password") as refused:
+        with pytest.raises(ValidationError, match=kind) as refused:
             StoreConfig(root=address)
         assert "secret" not in str(refused.value)
 
