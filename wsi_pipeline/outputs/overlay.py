@@ -33,7 +33,8 @@ from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.outputs.score_map import ScoreMap
-from wsi_pipeline.slide.slide import Slide, best_level
+from wsi_pipeline.slide.pyramid import best_level
+from wsi_pipeline.slide.slide import Slide
 
 log = logging.getLogger(__name__)
 

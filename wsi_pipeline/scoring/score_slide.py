@@ -43,7 +43,7 @@ from wsi_pipeline.facts import (
     TilingFacts,
 )
 from wsi_pipeline.files import atomic_path
-from wsi_pipeline.geometry import Box, Mpp
+from wsi_pipeline.geometry import MAX_UPSAMPLING_OF_LEVEL, Box, Mpp
 from wsi_pipeline.memory import enough_memory
 from wsi_pipeline.model.architecture import CLASSES
 from wsi_pipeline.model.bundle import ModelBundle
@@ -78,7 +78,7 @@ from wsi_pipeline.scoring.score_tiles import score_shards
 from wsi_pipeline.scoring.verify import finished, store_fault
 from wsi_pipeline.slide.files import SlideFile
 from wsi_pipeline.slide.redaction import without_name
-from wsi_pipeline.slide.slide import MAX_UPSAMPLING_OF_LEVEL, Slide
+from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tile_data import TileTable
 from wsi_pipeline.tiles.fill import Pixels, fill
 from wsi_pipeline.tiles.grid import TileGrid, mask_area_mm2, require_resolution, tile_grid

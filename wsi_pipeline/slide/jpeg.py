@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-import cv2
 import numpy as np
 import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
 from wsi_pipeline.geometry import Size
+from wsi_pipeline.slide.resample import area_mean
 
 SHRINKS = (2, 4, 8)
 """By which whole numbers libjpeg shrinks exactly, besides 1."""
@@ -154,20 +154,6 @@ class ShrinkingDecoder:
         if frames[0].shrinks_well(shrink):
             return _decoded(stream, self.tile.width // shrink, self.tile.height // shrink)
         return area_mean(_decoded(stream, self.tile.width, self.tile.height), shrink, shrink)
-
-
-def area_mean(pixels: NDArray[np.uint8], columns: int, rows: int) -> NDArray[np.uint8]:
-    """Average blocks of pixels; edge pixels fill up the last ones."""
-    if columns == rows == 1:
-        return pixels
-    height, width = pixels.shape[:2]
-    size = Size(-(-width // columns), -(-height // rows))
-    extra_x, extra_y = size.width * columns - width, size.height * rows - height
-    if extra_x or extra_y:
-        pixels = np.pad(pixels, ((0, extra_y), (0, extra_x), (0, 0)), mode="edge")
-    # The exact mean, where the ratio is whole, and OpenCV's fastest way.
-    shrunk = cv2.resize(pixels, (size.width, size.height), interpolation=cv2.INTER_AREA)
-    return np.asarray(shrunk, np.uint8)
 
 
 def _decoded(stream: bytes, width: int, height: int) -> NDArray[np.uint8]:

@@ -1,9 +1,12 @@
-"""Where the levels of a pyramid lie on level 0.
+"""Where the levels of a pyramid lie on level 0, and which of them are read for what.
 
 Libraries divide the sides of level 0 by a level's own. Writers round sides up or down, and some
 fill a level up to whole tiles: then the quotient is off by up to a tile, and so is every pixel read
 there. So a level's scale comes from what the file states of it, and from sizes only where these
 leave no doubt. A level that cannot be placed is left out: a finer one holds the same tissue.
+
+A `View` is a level, or one that is decoded at a part of its size. Regions are read from the
+coarsest view that is still fine enough.
 """
 
 import logging
@@ -12,7 +15,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.geometry import Size
+from wsi_pipeline.geometry import MAX_UPSAMPLING_OF_LEVEL, Box, Size
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,24 @@ class Described:
     size: Size
     tile: Size | None = None
     scale: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What regions can be read from: a level, or one decoded at a part of its size.
+
+    Attributes:
+        level: index of the level.
+        shrink: its tiles are decoded at one part in so many of their sides.
+        size: of the whole view, in its own pixels.
+        downsample: side of its pixel in level-0 pixels.
+
+    """
+
+    level: int
+    shrink: int
+    size: Size
+    downsample: float
 
 
 def place_levels(
@@ -94,10 +115,79 @@ def place_levels(
     return tuple(levels)
 
 
+def scanned_part(l0_size: Size, l0_bounds: Box | None) -> Box:
+    """Return the bounds that the header gives, or all of level 0 if it gives none of use."""
+    whole = Box(0, 0, l0_size.width, l0_size.height)
+    part = whole if l0_bounds is None else whole.intersection(l0_bounds)
+    return part if part.width and part.height else whole
+
+
+def finer_views(
+    levels: Sequence[Level | None], shrinks: Sequence[Sequence[int]]
+) -> dict[int, list[View]]:
+    """Return for each level those that are finer, the coarsest first, shrunk to about its size."""
+    placed = {index: level for index, level in enumerate(levels) if level is not None}
+    finer: dict[int, list[View]] = {}
+    for own, level in placed.items():
+        others = [index for index in placed if placed[index].downsample < level.downsample]
+        finer[own] = []
+        for index in sorted(others, key=lambda each: -placed[each].downsample):
+            other = placed[index]
+            fitting = [
+                each for each in shrinks[index] if other.downsample * each <= level.downsample
+            ]
+            shrink = max(fitting, default=1)
+            size = Size(other.size.width // shrink, other.size.height // shrink)
+            finer[own].append(View(index, shrink, size, other.downsample * shrink))
+    return finer
+
+
+def views_of(levels: Sequence[Level | None], shrinks: Sequence[Sequence[int]]) -> tuple[View, ...]:
+    """Return the levels, and what shrinking gives in between, each of the coarsest that can.
+
+    What a writer filled levels up with is no part of a view.
+    """
+    l0_size = levels[0].size if levels[0] is not None else Size(0, 0)
+    views = [
+        View(index, 1, _within(level.size, l0_size, level.downsample), level.downsample)
+        for index, level in enumerate(levels)
+        if level is not None
+    ]
+    for own in sorted(views, key=lambda view: -view.downsample):
+        for shrink in shrinks[own.level]:
+            size = Size(own.size.width // shrink, own.size.height // shrink)
+            downsample = own.downsample * shrink
+            there_is_one = any(
+                abs(view.downsample / downsample - 1) < MAX_UPSAMPLING_OF_LEVEL - 1
+                for view in views
+            )
+            if size.width and size.height and not there_is_one:
+                views.append(View(own.level, shrink, size, downsample))
+    return tuple(views)
+
+
+def best_level(levels: Sequence[Level | View], downsample: float) -> int:
+    """Index of the coarsest level that is still fine enough for `downsample`."""
+    fine_enough = [
+        index
+        for index, level in enumerate(levels)
+        if level.downsample <= downsample * MAX_UPSAMPLING_OF_LEVEL
+    ]
+    return max(fine_enough, key=lambda index: levels[index].downsample, default=0)
+
+
 def is_copy_of(l0_size: Size, size: Size, tile: Size | None) -> bool:
     """Tell whether a picture may be a smaller copy of another one, filled up to tiles or not."""
     whole = round(_mean(l0_size, size))
     return whole > 1 and (_fits(l0_size, size, whole) or bool(_padded(l0_size, size, tile)))
+
+
+def _within(size: Size, l0_size: Size, downsample: float) -> Size:
+    """Return the part of a level that lies on level 0, in its pixels."""
+    return Size(
+        min(size.width, ceil(l0_size.width / downsample)),
+        min(size.height, ceil(l0_size.height / downsample)),
+    )
 
 
 def _downsample(l0_size: Size, size: Size, tile: Size | None, stated: float | None) -> float | None:

@@ -28,7 +28,6 @@ from wsi_pipeline.slide.access import is_away, one_line, unavailable
 from wsi_pipeline.slide.colour import UNASSOCIATED, ColourTags, over_white
 from wsi_pipeline.slide.dicom import fault_of_dicom, require_placed_frames
 from wsi_pipeline.slide.files import dicom_header, files_of
-from wsi_pipeline.slide.jpeg import area_mean
 from wsi_pipeline.slide.pictures import (
     CONVERT,
     KIND_BYTES,
@@ -38,12 +37,12 @@ from wsi_pipeline.slide.pictures import (
     unsupported,
 )
 from wsi_pipeline.slide.quiet_libraries import hushed
+from wsi_pipeline.slide.resample import Rgb, area_mean
 from wsi_pipeline.slide.stated import Statement, length_statement, power_statement
 from wsi_pipeline.slide.tiff_headers import Picture
 from wsi_pipeline.slide.tiff_tiles import (
     DECODED,
     Rescue,
-    Rgb,
     SharedFile,
     TiledLevels,
     guard,

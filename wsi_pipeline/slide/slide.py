@@ -8,13 +8,11 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass
-from math import ceil
+from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,9 +24,17 @@ from wsi_pipeline.slide.alike import unlike_levels
 from wsi_pipeline.slide.blank import blank_cells, cell_box, middle_of, runs_around, shows
 from wsi_pipeline.slide.dicom import described_levels
 from wsi_pipeline.slide.files import content_digest, files_of
-from wsi_pipeline.slide.jpeg import area_mean
 from wsi_pipeline.slide.mpp import MppSources, referee_mpp
-from wsi_pipeline.slide.pyramid import Described, Level, place_levels
+from wsi_pipeline.slide.pyramid import (
+    Described,
+    Level,
+    View,
+    best_level,
+    finer_views,
+    place_levels,
+    scanned_part,
+    views_of,
+)
 from wsi_pipeline.slide.readers import (
     DICOM,
     GENERIC_TIFF,
@@ -39,14 +45,12 @@ from wsi_pipeline.slide.readers import (
     open_reader,
 )
 from wsi_pipeline.slide.redaction import without_place
+from wsi_pipeline.slide.resample import Rgb, resample
 from wsi_pipeline.slide.stated import described_power, pixel_size, tags_statement
 from wsi_pipeline.slide.tiff_headers import MAX_SIDE_PX, Picture, check_tiff
-from wsi_pipeline.slide.tiff_tiles import LostTileError, Rgb
+from wsi_pipeline.slide.tiff_tiles import LostTileError
 
 log = logging.getLogger(__name__)
-
-MAX_UPSAMPLING_OF_LEVEL = 1.05
-"""A level may be coarser than wanted by this much and still be read from."""
 
 BLOCK_PX = 2048
 """Side, in pixels of what is read, of the pieces in which large regions are read."""
@@ -57,24 +61,6 @@ the level that is decoded, shrunk or not."""
 
 MAX_DAMAGED_BLOCKS = 200
 """More are not cut up: a slide so damaged is not worth the hours that its outlines would take."""
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What regions can be read from: a level, or one decoded at a part of its size.
-
-    Attributes:
-        level: index of the level.
-        shrink: its tiles are decoded at one part in so many of their sides.
-        size: of the whole view, in its own pixels.
-        downsample: side of its pixel in level-0 pixels.
-
-    """
-
-    level: int
-    shrink: int
-    size: Size
-    downsample: float
 
 
 class Slide:
@@ -118,10 +104,10 @@ class Slide:
         self.vendor = reader.vendor
         self._sizes = reader.sizes
         self.levels = tuple(level for level in levels if level is not None)
-        self._views = _views(levels, reader.shrinks)
-        self._finer = _finer_views(levels, reader.shrinks)
+        self._views = views_of(levels, reader.shrinks)
+        self._finer = finer_views(levels, reader.shrinks)
         self.l0_size = reader.sizes[0]
-        self.l0_bounds = _scanned_part(self.l0_size, reader.l0_bounds)
+        self.l0_bounds = scanned_part(self.l0_size, reader.l0_bounds)
         self.mpp_sources = mpp_sources
         self.mpp, self.mpp_source = referee_mpp(mpp_sources, mpp_override, name)
 
@@ -233,7 +219,7 @@ class Slide:
         step = max(1, int(BLOCK_PX * view.downsample / l0_per_px))
         lost: list[Box] = []
         shown = False
-        blocks = list(_pieces(Box(0, 0, size.width, size.height), step, step))
+        blocks = list(Box(0, 0, size.width, size.height).pieces(step, step))
         while blocks:
             damaged: list[Box] = []
             for block in blocks:
@@ -257,7 +243,7 @@ class Slide:
             blocks = [
                 part
                 for block in damaged
-                for part in _pieces(block, -(-block.width // 2), -(-block.height // 2))
+                for part in block.pieces(-(-block.width // 2), -(-block.height // 2))
             ]
         if not shown:
             raise SlideError(
@@ -339,7 +325,7 @@ class Slide:
             if max(box.width, box.height) <= LEAST_BLOCK_PX:
                 return self._read_instead(finer[0], view, box)
             pixels = np.empty((box.height, box.width, 3), np.uint8)
-            for part in _pieces(box, -(-box.width // 2), -(-box.height // 2)):
+            for part in box.pieces(-(-box.width // 2), -(-box.height // 2)):
                 rows, columns = part.y - box.y, part.x - box.x
                 pixels[rows : rows + part.height, columns : columns + part.width] = (
                     self._read_whole(view, part)
@@ -557,126 +543,3 @@ def _without_unlike(
             name, size.width, size.height,
         )  # fmt: skip
     return tuple(None if index in unlike else level for index, level in enumerate(levels))
-
-
-def _scanned_part(l0_size: Size, l0_bounds: Box | None) -> Box:
-    """Return the bounds that the header gives, or all of level 0 if it gives none of use."""
-    whole = Box(0, 0, l0_size.width, l0_size.height)
-    part = whole if l0_bounds is None else whole.intersection(l0_bounds)
-    return part if part.width and part.height else whole
-
-
-def _finer_views(
-    levels: Sequence[Level | None], shrinks: Sequence[Sequence[int]]
-) -> dict[int, list[View]]:
-    """Return for each level those that are finer, the coarsest first, shrunk to about its size."""
-    placed = {index: level for index, level in enumerate(levels) if level is not None}
-    finer: dict[int, list[View]] = {}
-    for own, level in placed.items():
-        others = [index for index in placed if placed[index].downsample < level.downsample]
-        finer[own] = []
-        for index in sorted(others, key=lambda each: -placed[each].downsample):
-            other = placed[index]
-            fitting = [
-                each for each in shrinks[index] if other.downsample * each <= level.downsample
-            ]
-            shrink = max(fitting, default=1)
-            size = Size(other.size.width // shrink, other.size.height // shrink)
-            finer[own].append(View(index, shrink, size, other.downsample * shrink))
-    return finer
-
-
-def _views(levels: Sequence[Level | None], shrinks: Sequence[Sequence[int]]) -> tuple[View, ...]:
-    """Return the levels, and what shrinking gives in between, each of the coarsest that can.
-
-    What a writer filled levels up with is no part of a view.
-    """
-    l0_size = levels[0].size if levels[0] is not None else Size(0, 0)
-    views = [
-        View(index, 1, _within(level.size, l0_size, level.downsample), level.downsample)
-        for index, level in enumerate(levels)
-        if level is not None
-    ]
-    for own in sorted(views, key=lambda view: -view.downsample):
-        for shrink in shrinks[own.level]:
-            size = Size(own.size.width // shrink, own.size.height // shrink)
-            downsample = own.downsample * shrink
-            there_is_one = any(
-                abs(view.downsample / downsample - 1) < MAX_UPSAMPLING_OF_LEVEL - 1
-                for view in views
-            )
-            if size.width and size.height and not there_is_one:
-                views.append(View(own.level, shrink, size, downsample))
-    return tuple(views)
-
-
-def _within(size: Size, l0_size: Size, downsample: float) -> Size:
-    """Return the part of a level that lies on level 0, in its pixels."""
-    return Size(
-        min(size.width, ceil(l0_size.width / downsample)),
-        min(size.height, ceil(l0_size.height / downsample)),
-    )
-
-
-def best_level(levels: Sequence[Level | View], downsample: float) -> int:
-    """Index of the coarsest level that is still fine enough for `downsample`."""
-    fine_enough = [
-        index
-        for index, level in enumerate(levels)
-        if level.downsample <= downsample * MAX_UPSAMPLING_OF_LEVEL
-    ]
-    return max(fine_enough, key=lambda index: levels[index].downsample, default=0)
-
-
-def resample(pixels: Rgb, box: tuple[float, float, float, float], size: Size) -> Rgb:
-    """Resample a box of a picture to `size`.
-
-    Shrinking averages whole blocks of pixels (the exact area mean, and OpenCV's fastest way), then
-    takes what is left of the ratio, less than 2, with a Gaussian low-pass and cubic interpolation.
-
-    Args:
-        pixels: uint8 [rows, columns, 3].
-        box: (x, y, width, height) in pixels of the picture, fractions allowed.
-        size: of the result.
-
-    """
-    x, y, width, height = box
-    blocks_x = max(1, int(width / size.width * MAX_UPSAMPLING_OF_LEVEL))
-    blocks_y = max(1, int(height / size.height * MAX_UPSAMPLING_OF_LEVEL))
-    pixels = area_mean(pixels, blocks_x, blocks_y)
-    x, y, width, height = x / blocks_x, y / blocks_y, width / blocks_x, height / blocks_y
-    scale_x, scale_y = width / size.width, height / size.height
-    left, top = round(x), round(y)
-    aligned = max(abs(x - left), abs(y - top)) < 0.02
-    if aligned and max(abs(width - size.width), abs(height - size.height)) < 0.02:
-        return np.ascontiguousarray(pixels[top : top + size.height, left : left + size.width])
-    if max(scale_x, scale_y) > MAX_UPSAMPLING_OF_LEVEL:
-        sigma_x, sigma_y = (0.5 * max(0.0, scale**2 - 1) ** 0.5 for scale in (scale_x, scale_y))
-        blurred = cv2.GaussianBlur(pixels, (0, 0), max(sigma_x, 0.01), sigmaY=max(sigma_y, 0.01))
-        pixels = np.asarray(blurred, np.uint8)
-    if aligned:
-        # A tenth of what warping takes. Told the factors, OpenCV keeps to them; told the size, it
-        # would take the box for whole pixels.
-        resized = cv2.resize(
-            pixels[top:, left:], None, fx=1 / scale_x, fy=1 / scale_y, interpolation=cv2.INTER_CUBIC
-        )
-        return np.ascontiguousarray(resized[: size.height, : size.width], np.uint8)
-    # Pixel centres lie at half-integers: output i is at x + (i + 0.5) * scale - 0.5 of the input.
-    onto_source = np.array(
-        [[scale_x, 0, x + scale_x / 2 - 0.5], [0, scale_y, y + scale_y / 2 - 0.5]], np.float64
-    )
-    placed = cv2.warpAffine(
-        pixels,
-        onto_source,
-        (size.width, size.height),
-        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    return np.asarray(placed, np.uint8)
-
-
-def _pieces(box: Box, width: int, height: int) -> Iterator[Box]:
-    """Cut a box into pieces of at most the given size, row by row."""
-    for top in range(box.y, box.bottom, height):
-        for left in range(box.x, box.right, width):
-            yield Box(left, top, width, height).intersection(box)

@@ -20,7 +20,6 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_pipeline.errors import SlideError
@@ -28,14 +27,12 @@ from wsi_pipeline.geometry import Box
 from wsi_pipeline.slide.access import is_away, one_line
 from wsi_pipeline.slide.colour import JPEG_2000, PALETTE, WEBP, contradicts_tags, tile_decoder
 from wsi_pipeline.slide.decoded_tiles import TileCache
-from wsi_pipeline.slide.jpeg import COMPRESSIONS, ShrinkingDecoder, area_mean, frame_of
+from wsi_pipeline.slide.jpeg import COMPRESSIONS, ShrinkingDecoder, frame_of
 from wsi_pipeline.slide.pictures import CONVERT, planes_apart, unknown_compression
+from wsi_pipeline.slide.resample import Rgb, area_mean
 from wsi_pipeline.slide.tiff_headers import MAX_TILE_PX
 
 log = logging.getLogger(__name__)
-
-Rgb = NDArray[np.uint8]
-"""uint8 [rows, columns, 3]."""
 
 Rescue = Callable[[int, Box], Rgb]
 """Reads a box of a level in another way; raises if that fails too."""

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.errors import MppError, TissueError
-from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.slide.slide import MAX_UPSAMPLING_OF_LEVEL
+from wsi_pipeline.geometry import MAX_UPSAMPLING_OF_LEVEL, Box, Mpp, Size
 
 LEAST_TISSUE = 1e-6
 """A tile without any tissue is never scored, even where `min_tissue` is 0."""

@@ -23,7 +23,8 @@ from wsi_pipeline.outputs.overlay import (
     write_thumbnail,
 )
 from wsi_pipeline.outputs.score_map import ScoreMap
-from wsi_pipeline.slide.slide import Level, Slide
+from wsi_pipeline.slide.pyramid import Level
+from wsi_pipeline.slide.slide import Slide
 
 YELLOW, PURPLE = (253, 231, 37), (68, 1, 84)  # viridis at 100 % and at 0 %, as published
 

@@ -17,8 +17,10 @@ from tests.helpers.jpeg_tiles import write_jpeg_slide
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.slide import tiff_tiles
-from wsi_pipeline.slide.jpeg import ShrinkingDecoder, area_mean
-from wsi_pipeline.slide.slide import Slide, View
+from wsi_pipeline.slide.jpeg import ShrinkingDecoder
+from wsi_pipeline.slide.pyramid import View
+from wsi_pipeline.slide.resample import area_mean
+from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.slide.tiff_tiles import SharedFile, TiledLevels
 from wsi_pipeline.tiles.fill import fill
 from wsi_pipeline.tiles.grid import GridConfig, tile_grid
