@@ -1,6 +1,6 @@
 """Which tissue lies where: the map that a picture starts from, and what may be laid in it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
@@ -24,6 +24,38 @@ class Tissue(IntEnum):
     TUMOUR = 7
     NECROSIS = 8
     VESSEL = 9
+    BLOOD = 10
+    MUSCLE = 11
+    """of the wall of a vessel"""
+    DEBRIS = 12
+    GERMINAL = 13
+    """centre of a lymph follicle"""
+    SINUS = 14
+    """of a lymph node"""
+    FOAM = 15
+    """macrophages full of what they have eaten"""
+    MYOEPITHELIUM = 16
+    """outer layer of a gland"""
+    LUMINAL = 17
+    """inner layer of a gland"""
+    LOOSE = 18
+    """stroma within a lobule"""
+    HORN = 19
+    """of skin and hair"""
+    SEBUM = 20
+
+
+Artefact = Literal["ink", "fold", "dust", "out of focus"]
+
+
+@dataclass(frozen=True)
+class Pigment:
+    """A colour that is neither dye: of red cells, of melanin."""
+
+    density: NDArray[np.float32]
+    """``[size, size]``"""
+    colour: NDArray[np.floating]
+    """optical densities per unit of density, RGB"""
 
 
 @dataclass
@@ -37,6 +69,16 @@ class Layout:
     """lymphocytes strewn over stroma and tumour, as a share of a dense packing"""
     malignant: Literal["any", "dark", "squamous"] = "any"
     """what the malignant cells look like"""
+    apocrine: bool = False
+    """glands are lined by large pink cells"""
+    crowded: bool = False
+    """nuclei within glands overlap and stream"""
+    artefact: Artefact | None = None
+    """what is laid over the picture"""
+    pigments: list[Pigment] = field(default_factory=list)
+    """colours that the rendering adds to the dyes"""
+    sebum_cells: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    """where sebaceous cells have their nuclei, (x, y) in px"""
 
     @classmethod
     def empty(cls, size: int) -> "Layout":

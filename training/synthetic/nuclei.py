@@ -35,6 +35,22 @@ class Look:
     """mean number per nucleus"""
 
 
+@dataclass(frozen=True)
+class Section:
+    """What all nuclei of a slide share."""
+
+    crisp: float
+    """how much inner structure they show, 0 to 1"""
+    scale: float
+    """their size over the usual one"""
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Section":
+        """Draw a section."""
+        crisp = float(rng.uniform(0, 1))
+        return cls(crisp, float(rng.uniform(0.97, 1.1)))
+
+
 @dataclass
 class Nuclei:
     """Placed nuclei, one row each."""
@@ -156,13 +172,16 @@ def draw_malignant(
 
 
 def place_nuclei(
-    rng: np.random.Generator, layout: Layout, walls: FloatField, fibre_angle: float
+    rng: np.random.Generator,
+    layout: Layout,
+    section: Section,
+    walls: FloatField,
+    fibre_angle: float,
 ) -> tuple[Nuclei, BoolField, MalignantCells]:
     """Place all nuclei; also return where malignant cells may spread, and how they look."""
     nuclei = Nuclei()
     tissue, size = layout.tissue, layout.size
-    crisp = float(rng.uniform(0, 1))  # how much inner structure this slide's nuclei show
-    scale = float(rng.uniform(0.97, 1.1))
+    crisp, scale = section.crisp, section.scale
 
     cells = draw_malignant(rng, layout.malignant, scale, crisp)
     malignant = cells.nucleus

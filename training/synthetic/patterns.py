@@ -5,6 +5,16 @@ from typing import Literal
 
 import numpy as np
 
+from training.synthetic.benign_patterns import (
+    draw_artefacts,
+    draw_blood,
+    draw_lobules,
+    draw_lymph_node,
+    draw_necrosis,
+    draw_sclerosing_glands,
+    draw_septate_fat,
+    draw_skin,
+)
 from training.synthetic.fields import above, noise
 from training.synthetic.layout import (
     Layout,
@@ -34,11 +44,20 @@ Pattern = Literal[
     "dark sheets",
     "squamous carcinoma",
     "mixture",
+    "blood",
+    "necrosis",
+    "lymph node",
+    "lobules",
+    "sclerosing glands",
+    "septate fat",
+    "skin",
+    "artefacts",
 ]
 
 
 # How often each pattern is drawn: so that the cellularities are spread as BreastPathQ's are (mean
-# 0.31, a third at or near 0, a tenth at or near 1).
+# 0.31, a third at or near 0, a tenth at or near 1). A pattern that is not here is drawn where a
+# config names it.
 PATTERN_WEIGHTS: dict[Pattern, float] = {
     "glass": 0.02,
     "fat": 0.07,
@@ -161,4 +180,12 @@ PATTERNS: dict[Pattern, Callable[[np.random.Generator, Layout], None]] = {
     "dark sheets": _pattern_dark_sheets,
     "squamous carcinoma": _pattern_squamous_carcinoma,
     "mixture": _pattern_mixture,
+    "blood": draw_blood,
+    "necrosis": draw_necrosis,
+    "lymph node": draw_lymph_node,
+    "lobules": draw_lobules,
+    "sclerosing glands": draw_sclerosing_glands,
+    "septate fat": draw_septate_fat,
+    "skin": draw_skin,
+    "artefacts": draw_artefacts,
 }

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import cv2
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from training.data.generated import GeneratedData, generated_sample
 from training.data.picture import pack, unpack
 from training.synthetic import (
     PATTERN_WEIGHTS,
+    Pattern,
     SyntheticConfig,
     generate_patch,
     generate_region,
@@ -28,7 +31,7 @@ def test_class_ids_follow_the_network():
     assert tuple(sorted(ids, key=ids.__getitem__)) == CLASSES
 
 
-@pytest.mark.parametrize("pattern", PATTERN_WEIGHTS)
+@pytest.mark.parametrize("pattern", get_args(Pattern))
 def test_every_pattern_has_a_consistent_truth(pattern):
     patch = make(pattern)
     assert patch.rgb.shape == (256, 256, 3)
@@ -40,9 +43,46 @@ def test_every_pattern_has_a_consistent_truth(pattern):
     assert 0 <= patch.cellularity <= 1
 
 
-@pytest.mark.parametrize("pattern", ["glass", "fat", "stroma", "lymphocytes", "ducts", "squamous"])
+BENIGN = ["glass", "fat", "stroma", "lymphocytes", "ducts", "squamous", "blood", "lymph node"]
+BENIGN += ["lobules", "sclerosing glands", "septate fat", "skin"]
+
+
+@pytest.mark.parametrize("pattern", BENIGN)
 def test_benign_tissue_has_no_cellularity(pattern):
     assert all(make(pattern, seed).cellularity == 0 for seed in range(3))
+
+
+def share_of(patch, class_id):
+    return (patch.mask == class_id).mean()
+
+
+def test_blood_and_debris_have_few_nuclei_and_lymph_nodes_many():
+    nodes = [share_of(make("lymph node", s), LYMPHOCYTE) for s in range(6)]
+    assert np.mean(nodes) > 0.2
+    for pattern in ("blood", "necrosis"):
+        patches = [make(pattern, s) for s in range(6)]
+        assert np.mean([share_of(p, LYMPHOCYTE) + share_of(p, NORMAL) for p in patches]) < 0.15
+
+
+@pytest.mark.parametrize("pattern", ["lobules", "sclerosing glands", "skin"])
+def test_benign_epithelium_is_normal(pattern):
+    patches = [make(pattern, s) for s in range(6)]
+    assert np.mean([share_of(p, NORMAL) for p in patches]) > 0.05
+
+
+def test_ink_hides_the_nuclei_below_it():
+    inked = [make("artefacts", s) for s in range(30)]
+    dark = [p.rgb.mean(2) < 25 for p in inked]
+    hidden = [(p.mask[d] == BACKGROUND).mean() for p, d in zip(inked, dark, strict=True) if d.any()]
+    assert len(hidden) > 3
+    assert np.median(hidden) > 0.8
+
+
+def test_patterns_that_came_later_leave_earlier_seeds_as_they_were():
+    assert "blood" not in PATTERN_WEIGHTS
+    # Drawn before there was any later pattern; the margin is for another OpenCV.
+    pixels = np.bincount(make("mixture", 7).mask.ravel(), minlength=len(CLASSES))
+    np.testing.assert_allclose(pixels, [37233, 0, 7856, 20447], atol=60)
 
 
 def test_malignant_tissue_spans_the_scale():
@@ -197,5 +237,5 @@ def test_patterns_are_drawn_by_weight(tmp_path):
 
 def test_the_command_writes_patches_and_a_contact_sheet(tmp_path):
     main(["--out", str(tmp_path), "--each", "1", "--size", "64"])
-    assert len(list(tmp_path.glob("*.png"))) == len(PATTERN_WEIGHTS) + 1
+    assert len(list(tmp_path.glob("*.png"))) == len(get_args(Pattern)) + 1
     assert cv2.imread(str(tmp_path / "contact-sheet.png")).shape[1] == 512
