@@ -43,12 +43,12 @@ from flows.report import artifact_key
 from flows.report import headline as slide_headline
 from flows.run_log import run_log
 from wsi_pipeline.errors import WsiError
+from wsi_pipeline.night.config import NightConfig
 from wsi_pipeline.night.crew import Event, Job, Progress
 from wsi_pipeline.night.outcome import Outcome
 from wsi_pipeline.night.plan import Cohort
 from wsi_pipeline.night.report import Night, thumbnail
 from wsi_pipeline.night.run import Attempt, Follow, NightRun
-from wsi_pipeline.scoring.config import ScoreConfig
 
 
 @flow(
@@ -94,7 +94,7 @@ def score_cohort(
     logger = get_run_logger()
     with run_log():
         try:
-            settings = ScoreConfig.resolve(
+            settings = NightConfig.resolve(
                 config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
             )
             cohort = Cohort.prepare(inbox, out, bundle, settings, again=again)

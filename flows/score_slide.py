@@ -27,12 +27,12 @@ from flows.report import artifact_key, headline, markdown, picture_uri
 from flows.run_log import run_log
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.night.config import NightConfig
 from wsi_pipeline.night.outcome import REFUSALS
 from wsi_pipeline.night.remedies import in_flow
 from wsi_pipeline.night.slide_folders import one_slide
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.scoring import score_slide as pipeline
-from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.filing import file_slide
 
 
@@ -70,7 +70,7 @@ def score_slide(
     """
     with run_log():
         try:
-            settings = ScoreConfig.resolve(
+            settings = NightConfig.resolve(
                 config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
             )
             slide = one_slide(slide)

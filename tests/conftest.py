@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tests.helpers.made import config_of_tiny, save_tiny_bundle, write_slide
 from tests.helpers.real_slides import DATA
 from training.synthetic import Patch, generate_region
-from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.night.config import NightConfig
 
 # Tests run side by side: one core each.
 torch.set_num_threads(1)
@@ -96,6 +96,6 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny_config() -> ScoreConfig:
+def tiny_config() -> NightConfig:
     """See `tests.helpers.made.config_of_tiny`."""
     return config_of_tiny()

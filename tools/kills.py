@@ -42,12 +42,10 @@ from tests.helpers.outputs import MIDDLE, assert_same, assert_whole, committed, 
 from tests.helpers.prefect_site import DEADLINE_S, FINAL, Daemon, Site, wait_until, with_patience
 from tests.helpers.real_slides import SLIDES
 from training.synthetic import generate_region
-from wsi_pipeline.night.crew import CrewConfig
-from wsi_pipeline.night.inbox import InboxConfig
+from wsi_pipeline.night.config import CrewConfig, InboxConfig, NightConfig
 from wsi_pipeline.night.plan import Cohort
 from wsi_pipeline.night.report import NIGHTS, Night
 from wsi_pipeline.night.run import NightRun
-from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.tiles.store import NAME, TileStore
 
 log = logging.getLogger(__name__)
@@ -168,7 +166,7 @@ class Copying:
                 self._hurry.wait(0.2)
 
 
-def night_config(**engine: object) -> ScoreConfig:
+def night_config(**engine: object) -> NightConfig:
     """Return a configuration that fits the tiny bundle and a worker that is killed often."""
     config = config_of_tiny()
     return config.model_copy(
@@ -180,7 +178,7 @@ def night_config(**engine: object) -> ScoreConfig:
     )
 
 
-def a_night(inbox: Path, out: Path, bundle: Path, config: ScoreConfig) -> Night:
+def a_night(inbox: Path, out: Path, bundle: Path, config: NightConfig) -> Night:
     """Score an inbox in one go, without Prefect and undisturbed."""
     with NightRun(Cohort.prepare(str(inbox), out, str(bundle), config)) as night:
         for outcome in night:

@@ -121,13 +121,13 @@ def score(
 
     The exit code is 0 only if every slide was scored.
     """
+    from wsi_pipeline.night.config import NightConfig
     from wsi_pipeline.night.slide_folders import all_slides, own_folders
     from wsi_pipeline.outputs.summary import SlideSummary
-    from wsi_pipeline.scoring.config import ScoreConfig
     from wsi_pipeline.scoring.filing import file_slide, name_unread
     from wsi_pipeline.scoring.score_slide import score_slide, start_engine
 
-    settings = ScoreConfig.resolve(
+    settings = NightConfig.resolve(
         config,
         mpp=mpp,
         allow_upsampling=allow_upsampling,
@@ -184,11 +184,11 @@ def cohort(
     configuration, are left alone. A table slides.csv in the inbox or beside it gives single slides
     an mpp, leave to be enlarged, and labels. The exit code is 0 only if no slide failed.
     """
+    from wsi_pipeline.night.config import NightConfig
     from wsi_pipeline.night.plan import Cohort
     from wsi_pipeline.night.run import NightRun
-    from wsi_pipeline.scoring.config import ScoreConfig
 
-    settings = ScoreConfig.resolve(
+    settings = NightConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
     )
     prepared = Cohort.prepare(inbox, out, bundle, settings, again=again)
@@ -219,12 +219,12 @@ def inspect(
 ) -> None:
     """Show what a slide is, and what scoring it will take, before a run."""
     from wsi_pipeline.engine.base import build_engine
+    from wsi_pipeline.night.config import NightConfig
     from wsi_pipeline.night.slide_folders import one_slide
-    from wsi_pipeline.scoring.config import ScoreConfig
     from wsi_pipeline.scoring.inspection import expect
     from wsi_pipeline.slide.slide import Slide
 
-    settings = ScoreConfig.resolve(
+    settings = NightConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
     )
     slide = one_slide(slide)
@@ -278,12 +278,12 @@ def tile(
     workers: Workers = None,
 ) -> None:
     """Find the tissue and store its tiles, without scoring them."""
+    from wsi_pipeline.night.config import NightConfig
     from wsi_pipeline.night.slide_folders import one_slide
-    from wsi_pipeline.scoring.config import ScoreConfig
     from wsi_pipeline.scoring.filing import name_unread
     from wsi_pipeline.scoring.score_slide import tile
 
-    settings = ScoreConfig.resolve(
+    settings = NightConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, workers=workers
     )
     slide = one_slide(slide)
@@ -310,12 +310,13 @@ def quantise(
     float32, and nothing is written if they are off by more than 0.01 on average.
     """
     from wsi_pipeline.engine.graphs import keep_quantised
-    from wsi_pipeline.engine.quantise import quantise, sample_tiles
+    from wsi_pipeline.engine.quantise import quantise
     from wsi_pipeline.model.bundle import ModelBundle
+    from wsi_pipeline.night.config import NightConfig
     from wsi_pipeline.night.slide_folders import all_slides
-    from wsi_pipeline.scoring.config import ScoreConfig
+    from wsi_pipeline.scoring.sample import sample_tiles
 
-    settings = ScoreConfig.resolve(config, mpp=mpp, allow_upsampling=allow_upsampling)
+    settings = NightConfig.resolve(config, mpp=mpp, allow_upsampling=allow_upsampling)
     paths = all_slides(slides)
     model = ModelBundle.load(bundle)
     sample = sample_tiles(paths, model.card, settings, count=tiles, seed=seed)
@@ -336,11 +337,11 @@ def heatmap(
     config: ConfigFile = None,
 ) -> None:
     """Write the outputs of a scored slide again, from its store."""
+    from wsi_pipeline.night.config import NightConfig
     from wsi_pipeline.night.slide_folders import one_slide
-    from wsi_pipeline.scoring.config import ScoreConfig
     from wsi_pipeline.scoring.score_slide import write_again
 
-    settings = ScoreConfig.resolve(config)
+    settings = NightConfig.resolve(config)
     meant = None if slide is None else one_slide(slide)
     summary = write_again(folder, settings, meant)
     typer.echo(shown(f"Outputs of {summary.provenance.slide.name} written again in {folder}"))
@@ -361,11 +362,11 @@ def verify(
     Files are known by size and time, or by all their bytes. The exit code is 0 only if nothing is
     damaged or lost.
     """
-    from wsi_pipeline.scoring.config import ScoreConfig
+    from wsi_pipeline.night.config import NightConfig
     from wsi_pipeline.scoring.folder import read_summary
     from wsi_pipeline.scoring.verify import faults, slide_folders
 
-    settings = ScoreConfig.resolve(config)
+    settings = NightConfig.resolve(config)
     folders = slide_folders(where)
     results = damaged = 0
     for folder in folders:

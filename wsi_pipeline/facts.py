@@ -1,26 +1,20 @@
-"""Facts about a result, as frozen values: what was asked, and what it was made from and with.
+"""Facts that decide which tiles a store holds and which scores they have, as frozen values.
 
-Two questions decide what may be kept of an earlier run, and each has its own facts:
+A store that was left off may be gone on with only under equal `TilingFacts` and, for its scores,
+equal `ScoringFacts`: which pixels they are, and by which library and in which precision they were
+scored. Scores in bfloat16 are never mixed with others in float32. Each names what decides, field by
+field: anything else in the configuration changes no tile and no score.
 
-- Does a *finished* result still hold? It does for the same bytes under equal `Settings`: what was
-  asked of the slide. How a machine then ran the model is no part of that, so a result of a CPU is
-  not made again because a GPU has come.
-- May a *store* that was left off be gone on with? Only with equal `TilingFacts` and, for its
-  scores, equal `ScoringFacts`: which pixels they are, and by which library and in which precision
-  they were scored. Scores in bfloat16 are never mixed with others in float32.
-
-Each names what decides, field by field: anything else in the configuration changes no result.
+What decides whether a *finished* result still holds is `wsi_pipeline.outputs.provenance.Settings`.
 """
 
-from typing import Literal, Self, TypeVar
+from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from wsi_pipeline.digests import Sha256, SlideDigest, digest_of
-from wsi_pipeline.engine.execution import Execution, Precision, Runtime
+from wsi_pipeline.engine.execution import Precision, Runtime
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.outputs.overlay import OverlayConfig
 from wsi_pipeline.slide.readers import Backend
 from wsi_pipeline.tiles.grid import GridConfig
 from wsi_pipeline.tiles.store import TileStore
@@ -80,24 +74,6 @@ class GridFacts(Record):
         return cls(**config.model_dump(include=set(cls.model_fields)))
 
 
-class Settings(Facts):
-    """What was asked of a slide, as far as it decides the result."""
-
-    bundle: Sha256
-    """Digest of the model."""
-    calibration: Sha256 | None
-    """Digest of its graph in 8 bits, where that was asked for."""
-    precision: Literal["auto"] | Precision
-    views: int
-    class_fractions: bool
-    mpp: Mpp | None
-    """The pixel size that overrides the file's, in µm."""
-    tissue: TissueConfig
-    grid: GridFacts
-    overlay: OverlayConfig
-    min_coverage: FiniteFloat
-
-
 class TilingFacts(Facts):
     """All that decides the tiles of a slide: its digest is that of their store."""
 
@@ -144,21 +120,6 @@ class ScoringFacts(Facts):
 
         """
         return _read(cls, store, store.scoring)
-
-
-class Provenance(Record):
-    """All that the figures depend on."""
-
-    slide: SlideFacts
-    bundle: BundleFacts
-    config: Settings
-    config_digest: Sha256
-    tiling_digest: Sha256
-    """Of the store's `TilingFacts`, and `scoring_digest`, of its `ScoringFacts`."""
-    scoring_digest: Sha256
-    execution: Execution
-    software: dict[str, str]
-    """Versions, by package."""
 
 
 Kind = TypeVar("Kind", bound=Facts)

@@ -18,10 +18,8 @@ from tests.helpers.made import write_slide
 from tools.kills import a_night
 from training.synthetic import generate_region
 from wsi_pipeline.model.bundle import DEMO_BUNDLE
-from wsi_pipeline.night.crew import CrewConfig
-from wsi_pipeline.night.inbox import InboxConfig
+from wsi_pipeline.night.config import CrewConfig, InboxConfig, NightConfig
 from wsi_pipeline.night.report import Night
-from wsi_pipeline.scoring.config import ScoreConfig
 
 
 def computing_share(night: Night) -> float:
@@ -46,7 +44,7 @@ def main(
         print("| slides at once | night, s | no slide had the model | model computed | load |")
         print("| ---: | ---: | ---: | ---: | ---: |")
         for at_once in (1, 2):
-            config = ScoreConfig(
+            config = NightConfig(
                 inbox=InboxConfig(quiet_s=0, look_again_s=0),
                 crew=CrewConfig(slides_at_once=at_once),
             )

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.helpers.prefect_site import Site
-from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.night.config import NightConfig
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def postgres() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def config(tiny_config: ScoreConfig, tmp_path: Path) -> Path:
+def config(tiny_config: NightConfig, tmp_path: Path) -> Path:
     """The file of a configuration that fits the tiny model; slides need not come to rest."""
     path = tmp_path / "score.yaml"
     at_once = {"inbox": {"quiet_s": 0, "look_again_s": 0}}

@@ -18,9 +18,10 @@ from flows.night_page import MAX_PICTURES_CHARS, MAX_ROWS, counted, night_name
 from flows.report import MAX_URI_CHARS, artifact_key, markdown, picture_uri
 from tests.helpers.made import settings_of
 from wsi_pipeline.engine.execution import Execution
-from wsi_pipeline.facts import BundleFacts, Provenance, SlideFacts
+from wsi_pipeline.facts import BundleFacts, SlideFacts
 from wsi_pipeline.night.outcome import Outcome
 from wsi_pipeline.night.report import Night
+from wsi_pipeline.outputs.provenance import Provenance
 from wsi_pipeline.outputs.summary import (
     Cellularity,
     Histogram,

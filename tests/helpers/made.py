@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from wsi_pipeline.engine.base import EngineConfig
-from wsi_pipeline.facts import Settings
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.bundle import ModelBundle, ModelCard
 from wsi_pipeline.model.network import Architecture, build_network
+from wsi_pipeline.night.config import NightConfig
+from wsi_pipeline.outputs.provenance import Settings
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.tiles.grid import GridConfig
 
@@ -98,12 +99,12 @@ def settle(network: torch.nn.Module, rgb: NDArray[np.uint8]) -> None:
     network.eval()
 
 
-def config_of_tiny() -> ScoreConfig:
+def config_of_tiny() -> NightConfig:
     """Fits the tiny bundle; float32, so that any machine gives the same scores.
 
     By OpenVINO, as on users' CPUs: processes that score begin in a third of torch's time.
     """
-    return ScoreConfig(
+    return NightConfig(
         grid=GridConfig(tile_px=64, stride_px=64),
         engine=EngineConfig(device="cpu", runtime="openvino", precision="float32", batch_size=4),
         workers=2,

@@ -23,7 +23,7 @@ from wsi_pipeline.engine.base import build_engine
 from wsi_pipeline.engine.graphs import openvino_is_installed
 from wsi_pipeline.errors import ClusterError, ConfigError
 from wsi_pipeline.model.bundle import ModelBundle
-from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.night.config import NightConfig
 from wsi_pipeline.scoring.score_slide import score_slide, start_engine
 from wsi_pipeline.tile_data import TileState
 from wsi_pipeline.tiles.store import TileStore
@@ -115,8 +115,8 @@ def bundle(tiny_bundle) -> ModelBundle:
     return ModelBundle.load(tiny_bundle)
 
 
-def on(config: ScoreConfig, **changes: object) -> ScoreConfig:
-    return ScoreConfig.model_validate(config.model_dump() | changes)
+def on(config: NightConfig, **changes: object) -> NightConfig:
+    return NightConfig.model_validate(config.model_dump() | changes)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -10,11 +10,9 @@ import pytest
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.night import run as night_run
-from wsi_pipeline.night.crew import CrewConfig
-from wsi_pipeline.night.inbox import InboxConfig
+from wsi_pipeline.night.config import CrewConfig, InboxConfig, NightConfig
 from wsi_pipeline.night.plan import Cohort
 from wsi_pipeline.night.run import NightRun
-from wsi_pipeline.scoring.config import ScoreConfig
 
 
 @pytest.fixture
@@ -232,7 +230,7 @@ def test_what_a_table_says_of_single_slides(
     # None of these moves a figure. A file that is gone is written again, as it was.
     (inbox / "slides.csv").write_text("slide,mpp,Fall\nno size.tif,0.5,B\nplain,,B\n")
     (out / "plain" / "tiles.parquet").unlink()
-    other = ScoreConfig.model_validate(
+    other = NightConfig.model_validate(
         config.model_dump()
         | {
             "slide": {"backend": "openslide"},

@@ -14,7 +14,8 @@ import pytest
 from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.errors import ModelUnavailableError
 from wsi_pipeline.model.bundle import ModelBundle
-from wsi_pipeline.night.crew import Crew, CrewConfig, Job, Model, Progress, Setup
+from wsi_pipeline.night.config import CrewConfig
+from wsi_pipeline.night.crew import Crew, Job, Model, Progress, Setup
 from wsi_pipeline.scoring.filing import file_slide
 from wsi_pipeline.scoring.score_slide import score_slide
 

@@ -10,8 +10,9 @@ import pytest
 from tests.helpers.made import config_of_tiny
 from tests.unit.test_hostile_files import store  # noqa: F401 - a fixture
 from wsi_pipeline.errors import OutputError, SlideError, StoreError
+from wsi_pipeline.night.config import InboxConfig
 from wsi_pipeline.night.digest_cache import DigestCache, _line
-from wsi_pipeline.night.inbox import InboxConfig, find_slides
+from wsi_pipeline.night.inbox import find_slides
 from wsi_pipeline.night.outcome import of_error
 from wsi_pipeline.night.plan import Cohort, recall, remember
 from wsi_pipeline.night.report import Night, write_night

@@ -23,8 +23,8 @@ from tests.helpers.made import save_tiny_bundle, write_slide
 from wsi_pipeline.errors import OutputError
 from wsi_pipeline.night import crew as crew_module
 from wsi_pipeline.night import digest_cache
-from wsi_pipeline.night.crew import CrewConfig, Job, Model
-from wsi_pipeline.night.inbox import InboxConfig
+from wsi_pipeline.night.config import CrewConfig, InboxConfig
+from wsi_pipeline.night.crew import Job, Model
 from wsi_pipeline.night.plan import Cohort, plan
 from wsi_pipeline.night.run import NightRun
 

@@ -10,7 +10,6 @@ part of the network, counted from the pixels on, stays in float32: the least tha
 """
 
 import logging
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -21,13 +20,8 @@ from wsi_pipeline.engine.base import EngineConfig
 from wsi_pipeline.engine.graphs import Calibration, Graph, exported, import_openvino
 from wsi_pipeline.engine.openvino_engine import OpenVinoEngine
 from wsi_pipeline.engine.torch_engine import TorchEngine
-from wsi_pipeline.errors import BundleError, ConfigError, TissueError
-from wsi_pipeline.model.bundle import ModelBundle, ModelCard
-from wsi_pipeline.scoring.config import ScoreConfig
-from wsi_pipeline.slide.slide import Slide
-from wsi_pipeline.tiles.fill import read_tile
-from wsi_pipeline.tiles.grid import tile_grid
-from wsi_pipeline.tiles.tissue import tissue_of
+from wsi_pipeline.errors import BundleError, ConfigError
+from wsi_pipeline.model.bundle import ModelBundle
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +33,6 @@ FLOAT32_SHARES: Final = (0.0, 0.25, 0.5, 0.75)
 
 CHECKED_SHARE: Final = 0.25
 """Of all tiles: those on which the error is measured, and not the ranges."""
-
-MIN_TILES: Final = 16
 
 
 def quantise(
@@ -86,51 +78,6 @@ def quantise(
         f"even with {share:.0%} of it in float32, and {MAX_MEAN_ERROR} is the most that is kept. "
         f"Give more slides of the kind that it will see, or run it in another precision."
     )
-
-
-def sample_tiles(
-    locations: Sequence[str], card: ModelCard, config: ScoreConfig, *, count: int, seed: int
-) -> NDArray[np.uint8]:
-    """Read tiles of tissue, chosen at random, as many of each slide as of any other.
-
-    Args:
-        locations: the slides' paths or URLs.
-        card: the model's, whose tiles they are.
-        config: how slides are opened and tissue is found.
-        count: tiles wanted; less if the slides have less.
-        seed: of the choice.
-
-    Returns:
-        uint8 [n, side, side, 3], in random order.
-
-    Raises:
-        ConfigError: if there are too few.
-        SlideError: if a slide cannot be read.
-
-    """
-    grid_config = config.grid.model_copy(
-        update={"mpp": card.mpp, "tile_px": card.tile_px, "stride_px": card.tile_px}
-    )
-    random = np.random.default_rng(seed)
-    tiles: list[NDArray[np.uint8]] = []
-    for left, location in zip(range(len(locations), 0, -1), locations, strict=True):
-        wanted = -(-(count - len(tiles)) // left)  # what earlier slides lacked, later ones give
-        with Slide.open(location, backend=config.slide.backend, mpp=config.slide.mpp) as slide:
-            mask = tissue_of(slide, config.tissue)
-            try:
-                grid = tile_grid(slide.l0_bounds, slide.mpp, mask, grid_config, slide.name)
-            except TissueError as error:
-                log.warning("%s", error)
-                continue
-            chosen = random.permutation(len(grid))[:wanted]
-            read = (read_tile(slide, grid, int(index), card.tile_px) for index in sorted(chosen))
-            tiles += [tile for tile in read if tile is not None]
-    if len(tiles) < MIN_TILES:
-        raise ConfigError(
-            f"The slides have {len(tiles)} tiles of tissue, and calibrating takes {MIN_TILES} at "
-            f"least, better some hundred. Give more slides."
-        )
-    return np.stack([tiles[index] for index in random.permutation(len(tiles))])
 
 
 def _calibrated(graph: Graph, tiles: NDArray[np.uint8], *, float32_share: float) -> Graph:

@@ -28,10 +28,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.errors import ModelUnavailableError
-from wsi_pipeline.memory import total_bytes
+from wsi_pipeline.night.config import CrewConfig
 from wsi_pipeline.night.outcome import Outcome, Retry
 from wsi_pipeline.night.slide_table import SlideRow
 from wsi_pipeline.slide.files import SlideFile
@@ -51,31 +50,6 @@ TRIES_TO_START = 2
 """A process that dies while it loads may have been in the way of another one's memory."""
 ENDED_BY_OTHERS = {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
 """What services and people end processes with: no fault of the slide's."""
-
-
-class CrewConfig(BaseModel):
-    """How many slides are worked on at once, and what one of them may cost."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    slides_at_once: int = Field(default=2, ge=1, le=256)
-    """The model takes one slide at a time; the others are read meanwhile."""
-    stall_s: float = Field(default=1800.0, gt=0, le=1e6)
-    """A slide on which nothing moves for so long is given up."""
-    memory_gib: float | None = Field(default=None, gt=0, le=1e6)
-    """A slide that takes more is given up; None is an equal share of 90 % of what there is: of
-    the machine's, or the container's."""
-    retries: int = Field(default=2, ge=0, le=100)
-    """Times that a slide is tried again in a night if its file was away or its worker died."""
-    retry_after_s: float = Field(default=60.0, ge=0, le=1e6)
-    """Pause before that, after all others."""
-
-    @property
-    def memory_bytes(self) -> float:
-        """What one worker may take."""
-        if self.memory_gib is not None:
-            return self.memory_gib * (1 << 30)
-        return 0.9 * total_bytes() / self.slides_at_once
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,10 +26,10 @@ from typing import Protocol
 import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.files import is_url, require_no_secret
+from wsi_pipeline.night.config import InboxConfig
 from wsi_pipeline.night.slide_table import SlideTable
 from wsi_pipeline.slide.access import Footprint, fingerprint, of_file, of_object
 from wsi_pipeline.slide.files import (
@@ -65,17 +65,6 @@ pictures that could be scored as slides."""
 
 PARTS_WITHIN_S = 3600.0
 """An .mrxs or .vms of which no other file is there waits this long for one; then it is damaged."""
-
-
-class InboxConfig(BaseModel):
-    """When a slide counts as whole."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    quiet_s: float = Field(default=60, ge=0, le=1e6)
-    """Files modified less than this long ago may still be in the middle of being copied."""
-    look_again_s: float = Field(default=10, ge=0, le=1e6)
-    """Files that change between two looks this far apart are being copied."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,17 +18,18 @@ from wsi_pipeline.cluster.driver import Cluster
 from wsi_pipeline.digests import digest_of
 from wsi_pipeline.engine.base import execution_of
 from wsi_pipeline.errors import BundleError, ConfigError, OutputError, SlideError, WsiError
-from wsi_pipeline.facts import Settings, TilingFacts
+from wsi_pipeline.facts import TilingFacts
 from wsi_pipeline.files import atomic_path, read_regular
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.night.config import NightConfig
 from wsi_pipeline.night.crew import Crew, Job, Setup
 from wsi_pipeline.night.digest_cache import DigestCache
 from wsi_pipeline.night.inbox import Inbox, InboxSlide, find_slides
 from wsi_pipeline.night.outcome import Outcome, left, of_error
 from wsi_pipeline.night.patience import patiently
 from wsi_pipeline.night.slide_table import SlideRow, find_table
+from wsi_pipeline.outputs.provenance import Settings
 from wsi_pipeline.outputs.summary import SlideSummary
-from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.filing import UNREAD, Names, pseudonym, slide_folder
 from wsi_pipeline.scoring.folder import OUTCOME, read_summary
 from wsi_pipeline.scoring.verify import finished
@@ -73,13 +74,13 @@ class Cohort:
     inbox: str
     out: Path
     bundle: ModelBundle
-    config: ScoreConfig
+    config: NightConfig
     settings: Settings
     again: bool = False
 
     @classmethod
     def prepare(
-        cls, inbox: str, out: Path, bundle: str | None, config: ScoreConfig, *, again: bool = False
+        cls, inbox: str, out: Path, bundle: str | None, config: NightConfig, *, again: bool = False
     ) -> "Cohort":
         """Load what can be loaded before the first slide.
 
@@ -270,7 +271,7 @@ def tried(cohort: Cohort) -> str:
     )
 
 
-def _require_machine(bundle: ModelBundle, config: ScoreConfig) -> None:
+def _require_machine(bundle: ModelBundle, config: NightConfig) -> None:
     """Raise if the device or the cluster cannot run the model."""
     if config.cluster is None:
         execution_of(bundle, config.engine)

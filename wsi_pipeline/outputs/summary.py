@@ -18,8 +18,9 @@ from pydantic import Field, FiniteFloat
 from scipy.special import ndtr, stdtrit
 
 from wsi_pipeline.digests import SlideDigest
-from wsi_pipeline.facts import Provenance, Record
+from wsi_pipeline.facts import Record
 from wsi_pipeline.files import atomic_path
+from wsi_pipeline.outputs.provenance import Provenance
 from wsi_pipeline.outputs.score_map import THRESHOLDS
 from wsi_pipeline.slide.mpp import POWER
 from wsi_pipeline.tile_data import TileTable

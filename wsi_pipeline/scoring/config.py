@@ -9,12 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wsi_pipeline.engine.base import EngineConfig
 from wsi_pipeline.engine.graphs import calibration
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.facts import GridFacts, Settings
+from wsi_pipeline.facts import GridFacts
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.bundle import ModelBundle
-from wsi_pipeline.night.crew import CrewConfig
-from wsi_pipeline.night.inbox import InboxConfig
 from wsi_pipeline.outputs.overlay import OverlayConfig
+from wsi_pipeline.outputs.provenance import Settings
 from wsi_pipeline.scoring.filing import Names
 from wsi_pipeline.slide.readers import Backend
 from wsi_pipeline.tiles.grid import GridConfig
@@ -55,11 +54,6 @@ class ScoreConfig(BaseModel):
     store: StoreConfig = StoreConfig()
     cluster: str | None = Field(default=None, pattern=r"^(tcp|tls|ucx|ws|wss)://[^@/]+$")
     """Address of a Dask scheduler whose workers read and score; None is this machine alone."""
-    inbox: InboxConfig = InboxConfig()
-    crew: CrewConfig = CrewConfig()
-    digest_cache: Path | None = None
-    """Where nights keep the digests of slides that they have read, with the slides' file names;
-    None is a hidden file in the output folder, or none at all with `names` "digest"."""
 
     def settings(self, bundle: ModelBundle) -> Settings:
         """Return what of all this decides a result, when it is scored with this model.
@@ -83,10 +77,10 @@ class ScoreConfig(BaseModel):
             min_coverage=self.min_coverage,
         )
 
-    def of_slide(self, mpp: float | None, allow_upsampling: bool | None) -> "ScoreConfig":  # noqa: FBT001
+    def of_slide(self, mpp: float | None, allow_upsampling: bool | None) -> Self:  # noqa: FBT001
         """Return what holds for a slide of which that is said; None leaves what holds for all."""
         said = {"slide": {"mpp": mpp}, "grid": {"allow_upsampling": allow_upsampling}}
-        return ScoreConfig.model_validate(_laid_over(self.model_dump(), said))
+        return self.model_validate(_laid_over(self.model_dump(), said))
 
     @classmethod
     def resolve(

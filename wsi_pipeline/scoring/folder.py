@@ -23,8 +23,8 @@ import filelock
 from pydantic import ValidationError
 
 from wsi_pipeline.errors import InUseError, OutputError, StoreError
-from wsi_pipeline.facts import Provenance, Settings
 from wsi_pipeline.files import read_regular, refuse_odd_files
+from wsi_pipeline.outputs.provenance import Provenance, Settings
 from wsi_pipeline.outputs.summary import OutputFile, SlideSummary, write_summary
 from wsi_pipeline.slide.access import AWAY
 from wsi_pipeline.slide.files import content_digest

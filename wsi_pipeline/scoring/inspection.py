@@ -3,18 +3,12 @@
 import time
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wsi_pipeline.engine.base import Engine
-from wsi_pipeline.errors import SlideError
 from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.scoring.sample import timed_reads
 from wsi_pipeline.slide.slide import Slide
-from wsi_pipeline.tiles.fill import read_tile
-from wsi_pipeline.tiles.grid import TileGrid, mask_area_mm2, tile_grid
+from wsi_pipeline.tiles.grid import mask_area_mm2, tile_grid
 from wsi_pipeline.tiles.tissue import tissue_of
-
-SAMPLED_TILES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +47,7 @@ def expect(slide: Slide, config: ScoreConfig, engine: Engine | None) -> Expectat
     """
     mask = tissue_of(slide, config.tissue)
     grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
-    tiles, seconds = _timed_reads(slide, grid, config.grid.tile_px)
+    tiles, seconds = timed_reads(slide, grid, config.grid.tile_px)
     score_s = None
     if engine is not None:
         engine.predict(tiles[: engine.batch_size])  # the first batch pays for set-up
@@ -67,18 +61,3 @@ def expect(slide: Slide, config: ScoreConfig, engine: Engine | None) -> Expectat
         read_s=seconds * len(grid) / config.workers,
         score_s=score_s,
     )
-
-
-def _timed_reads(slide: Slide, grid: TileGrid, tile_px: int) -> tuple[NDArray[np.uint8], float]:
-    """Return a few tiles from all over the slide and the seconds that one took."""
-    indices = np.unique(np.linspace(0, len(grid) - 1, SAMPLED_TILES).astype(int))
-    start = time.perf_counter()
-    tiles = [read_tile(slide, grid, int(index), tile_px) for index in indices]
-    seconds = (time.perf_counter() - start) / len(indices)
-    sound = [tile for tile in tiles if tile is not None]
-    if not sound:
-        raise SlideError(
-            f"{slide.name}: none of {len(tiles)} tiles from all over its tissue can be decoded. "
-            f"The file is damaged: copy or scan it again."
-        )
-    return np.stack(sound), seconds

@@ -33,15 +33,7 @@ from wsi_pipeline.errors import (
     TissueError,
     WsiError,
 )
-from wsi_pipeline.facts import (
-    BundleFacts,
-    GridFacts,
-    Provenance,
-    ScoringFacts,
-    Settings,
-    SlideFacts,
-    TilingFacts,
-)
+from wsi_pipeline.facts import BundleFacts, GridFacts, ScoringFacts, SlideFacts, TilingFacts
 from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import MAX_UPSAMPLING_OF_LEVEL, Box, Mpp
 from wsi_pipeline.memory import enough_memory
@@ -56,6 +48,7 @@ from wsi_pipeline.outputs.overlay import (
     write_overlay_picture,
     write_thumbnail,
 )
+from wsi_pipeline.outputs.provenance import Provenance, Settings
 from wsi_pipeline.outputs.score_map import build_score_map
 from wsi_pipeline.outputs.summary import SlideSummary, summarise
 from wsi_pipeline.outputs.tile_table import write_parquet

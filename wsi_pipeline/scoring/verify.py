@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_pipeline.errors import ConfigError, StoreError
-from wsi_pipeline.facts import Settings
+from wsi_pipeline.outputs.provenance import Settings
 from wsi_pipeline.outputs.summary import OutputFile, SlideSummary
 from wsi_pipeline.scoring.folder import (
     LOCK,

@@ -29,11 +29,11 @@ from tests.benchmarks.peers.measure import CommandFailed, measure
 from tests.benchmarks.peers.report import Run
 from tests.benchmarks.peers.task import L0Corner, Task
 from wsi_pipeline.engine.graphs import calibration
-from wsi_pipeline.engine.quantise import sample_tiles
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.outputs.tile_table import read_parquet
 from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.scoring.sample import sample_tiles
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tiles.grid import steps_to_cover
 

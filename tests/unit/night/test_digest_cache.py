@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from wsi_pipeline.night import digest_cache
+from wsi_pipeline.night.config import InboxConfig
 from wsi_pipeline.night.digest_cache import DigestCache
-from wsi_pipeline.night.inbox import InboxConfig, InboxSlide, find_slides
+from wsi_pipeline.night.inbox import InboxSlide, find_slides
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from pydicom.uid import generate_uid
 
 from tests.helpers.multi_file import VMS, write, write_dicom
 from wsi_pipeline.errors import ConfigError, SlideError
-from wsi_pipeline.night.inbox import Inbox, InboxConfig, find_slides, slides_among
+from wsi_pipeline.night.config import InboxConfig
+from wsi_pipeline.night.inbox import Inbox, find_slides, slides_among
 from wsi_pipeline.slide.files import SLIDE_SUFFIXES, DicomHeader, files_of
 
 AT_ONCE = InboxConfig(quiet_s=0, look_again_s=0)

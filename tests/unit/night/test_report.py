@@ -21,10 +21,11 @@ from PIL import Image
 
 from tests.helpers.made import settings_of
 from wsi_pipeline.engine.execution import Execution
-from wsi_pipeline.facts import BundleFacts, Provenance, SlideFacts
+from wsi_pipeline.facts import BundleFacts, SlideFacts
 from wsi_pipeline.night import report as module
 from wsi_pipeline.night.outcome import Outcome
 from wsi_pipeline.night.report import ORDER, Night, write_night
+from wsi_pipeline.outputs.provenance import Provenance
 from wsi_pipeline.outputs.summary import (
     Cellularity,
     Histogram,

@@ -6,7 +6,8 @@ from scipy.ndimage import gaussian_filter
 
 from tests.helpers.made import settings_of
 from wsi_pipeline.engine.execution import Execution
-from wsi_pipeline.facts import BundleFacts, Provenance, SlideFacts
+from wsi_pipeline.facts import BundleFacts, SlideFacts
+from wsi_pipeline.outputs.provenance import Provenance
 from wsi_pipeline.outputs.summary import (
     HISTOGRAM_BINS,
     SlideSummary,

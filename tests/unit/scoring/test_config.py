@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.made import settings_of
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.night.config import NightConfig
 from wsi_pipeline.validation import load_yaml
 
 
@@ -22,15 +22,15 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_without_anything_there_are_the_defaults() -> None:
-    assert ScoreConfig.resolve() == ScoreConfig()
+    assert NightConfig.resolve() == NightConfig()
 
 
 def test_what_no_option_gives_stays_as_the_file_has_it(path: Path) -> None:
-    assert ScoreConfig.resolve(path) == load_yaml(path, ScoreConfig)
+    assert NightConfig.resolve(path) == load_yaml(path, NightConfig)
 
 
 def test_options_win_over_the_file_and_leave_their_neighbours(path: Path) -> None:
-    config = ScoreConfig.resolve(
+    config = NightConfig.resolve(
         path, mpp=0.5, allow_upsampling=False, device="cpu", workers=3, keep_tiles=False
     )
     assert (config.slide.mpp, config.slide.backend) == (0.5, "tiffslide")
@@ -42,7 +42,7 @@ def test_options_win_over_the_file_and_leave_their_neighbours(path: Path) -> Non
 @pytest.mark.parametrize("options", [{"mpp": 0.0}, {"mpp": float("nan")}, {"workers": 0}])
 def test_values_out_of_range_are_named(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
-        ScoreConfig.resolve(None, **options)
+        NightConfig.resolve(None, **options)
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_files_that_are_not_understood_are_named(
     path = tmp_path / "bad.yaml"
     path.write_text(content)
     with pytest.raises(ConfigError, match=f"{path}.*{problem}"):
-        ScoreConfig.resolve(path)
+        NightConfig.resolve(path)
 
 
 def test_only_what_decides_a_result_is_in_its_settings() -> None:
     """Neither where nor how fast a slide is read and scored makes a finished result another."""
-    plain = ScoreConfig()
+    plain = NightConfig()
     same = {
         "slide": {"backend": "openslide"},
         "grid": {"allow_upsampling": True},
@@ -74,7 +74,7 @@ def test_only_what_decides_a_result_is_in_its_settings() -> None:
         "crew": {"retries": 9},
         "digest_cache": "/tmp/digests",
     }
-    assert settings_of(config=ScoreConfig.model_validate(same)) == settings_of(config=plain)
+    assert settings_of(config=NightConfig.model_validate(same)) == settings_of(config=plain)
     other: list[dict[str, object]] = [
         {"slide": {"mpp": 0.25}},
         {"tissue": {"mpp": 4.0}},
@@ -85,16 +85,16 @@ def test_only_what_decides_a_result_is_in_its_settings() -> None:
         {"overlay": {"opacity": 0.5}},
         {"min_coverage": 0.5},
     ]
-    found = {settings_of(config=ScoreConfig.model_validate(each)).digest for each in other}
+    found = {settings_of(config=NightConfig.model_validate(each)).digest for each in other}
     found.add(settings_of("d2", plain).digest)
     assert len(found) == len(other) + 1
     assert settings_of(config=plain).digest not in found
     # Every section is looked at: a new one has to be put on one side or the other.
     assert {*same, *(section for each in other for section in each)} == set(
-        ScoreConfig.model_fields
+        NightConfig.model_fields
     )
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such configuration file"):
-        ScoreConfig.resolve(tmp_path / "no.yaml")
+        NightConfig.resolve(tmp_path / "no.yaml")

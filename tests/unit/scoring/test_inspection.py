@@ -4,7 +4,8 @@ import pytest
 
 from tests.helpers.made import damage
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.scoring.inspection import SAMPLED_TILES, expect
+from wsi_pipeline.scoring.inspection import expect
+from wsi_pipeline.scoring.sample import SAMPLED_TILES
 from wsi_pipeline.scoring.score_slide import tile
 from wsi_pipeline.slide.slide import Slide
 
@@ -32,7 +33,7 @@ def test_damaged_tiles_are_read_around(make_slide, section, tmp_path, tiny_confi
 
 def test_a_slide_whose_tiles_are_all_damaged(make_slide, section, tiny_config, monkeypatch):
     path = make_slide(section.rgb)
-    monkeypatch.setattr("wsi_pipeline.scoring.inspection.read_tile", lambda *_args: None)
+    monkeypatch.setattr("wsi_pipeline.scoring.sample.read_tile", lambda *_args: None)
     with (
         Slide.open(path) as slide,
         pytest.raises(SlideError, match=rf"slide\.tif: none of {SAMPLED_TILES} tiles .* copy or"),

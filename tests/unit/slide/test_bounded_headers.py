@@ -12,7 +12,8 @@ from pydicom.uid import generate_uid
 
 from tests.helpers.multi_file import write_dicom
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.night.inbox import InboxConfig, find_slides
+from wsi_pipeline.night.config import InboxConfig
+from wsi_pipeline.night.inbox import find_slides
 from wsi_pipeline.slide.dicom import described_levels
 from wsi_pipeline.slide.files import dicom_header, files_of
 from wsi_pipeline.slide.tiff_headers import check_tiff

@@ -1,0 +1,60 @@
+"""What a night can be told: all that scoring can be told, and how an inbox is worked through.
+
+One file serves both: `wsi score` reads it too, and uses none of a night's own sections.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wsi_pipeline.memory import total_bytes
+from wsi_pipeline.scoring.config import ScoreConfig
+
+
+class InboxConfig(BaseModel):
+    """When a slide counts as whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    quiet_s: float = Field(default=60, ge=0, le=1e6)
+    """Files modified less than this long ago may still be in the middle of being copied."""
+    look_again_s: float = Field(default=10, ge=0, le=1e6)
+    """Files that change between two looks this far apart are being copied."""
+
+
+class CrewConfig(BaseModel):
+    """How many slides are worked on at once, and what one of them may cost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slides_at_once: int = Field(default=2, ge=1, le=256)
+    """The model takes one slide at a time; the others are read meanwhile."""
+    stall_s: float = Field(default=1800.0, gt=0, le=1e6)
+    """A slide on which nothing moves for so long is given up."""
+    memory_gib: float | None = Field(default=None, gt=0, le=1e6)
+    """A slide that takes more is given up; None is an equal share of 90 % of what there is: of
+    the machine's, or the container's."""
+    retries: int = Field(default=2, ge=0, le=100)
+    """Times that a slide is tried again in a night if its file was away or its worker died."""
+    retry_after_s: float = Field(default=60.0, ge=0, le=1e6)
+    """Pause before that, after all others."""
+
+    @property
+    def memory_bytes(self) -> float:
+        """What one worker may take."""
+        if self.memory_gib is not None:
+            return self.memory_gib * (1 << 30)
+        return 0.9 * total_bytes() / self.slides_at_once
+
+
+class NightConfig(ScoreConfig):
+    """A run's configuration with the sections that only nights use; none of them decides a result.
+
+    Read from a file with `NightConfig.resolve`.
+    """
+
+    inbox: InboxConfig = InboxConfig()
+    crew: CrewConfig = CrewConfig()
+    digest_cache: Path | None = None
+    """Where nights keep the digests of slides that they have read, with the slides' file names;
+    None is a hidden file in the output folder, or none at all with `names` "digest"."""
