@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from prefect.exceptions import FailedRun
-from prefect.logging.handlers import APILogHandler
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from prefect.runtime import flow_run
 
 from wsi_pipeline.errors import WsiError
@@ -30,6 +31,15 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not (is_a_state and "exited with unexpected exception" in record.getMessage())
 
 
+def _outlive_readers() -> None:
+    """Let the run go on when the worker that reads its output dies: rich would end the process."""
+    for name in ("", "prefect", *_PREFECTS):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                be_quiet = partial(setattr, handler.console, "quiet", True)  # noqa: FBT003
+                handler.console.on_broken_pipe = be_quiet  # type: ignore[method-assign]
+
+
 @contextmanager
 def run_log() -> Iterator[None]:
     """Send what training and the library log meanwhile to the flow run's own log.
@@ -39,6 +49,7 @@ def run_log() -> Iterator[None]:
     """
     for name in _PREFECTS:
         logging.getLogger(name).addFilter(_is_news)  # for good: Prefect speaks after the flow's end
+    _outlive_readers()  # for good too
     run_id = flow_run.get_id()
 
     def belongs(record: logging.LogRecord) -> bool:

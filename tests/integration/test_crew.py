@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.helpers.outputs import stage_of
 from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.errors import ModelUnavailableError
 from wsi_pipeline.model.bundle import ModelBundle
@@ -48,25 +49,51 @@ def only_worker():
     return worker
 
 
-class SignalOnce:
-    """Sends a signal to the worker when it has scored some tiles."""
+class Following:
+    """Keeps what the worker says."""
 
-    def __init__(self, which):
-        self.which = which
+    def __init__(self):
         self.seen = []
 
     def __call__(self, event):
         self.seen.append(event)
-        if isinstance(event, Progress) and event.done > 0 and self.which is not None:
-            only_worker().send_signal(self.which)
-            self.which = None
+
+
+class SignalOnce(Following):
+    """Sends a signal to the worker when it has scored some of a slide's tiles, and not all.
+
+    A worker says once a second how far it is, in which time a fast machine scores them all: so it
+    is let go on for some milliseconds at a time, and its store is looked at in between.
+    """
+
+    def __init__(self, which, folder):
+        super().__init__()
+        self.which = which
+        self.folder = folder
+        self.scored = 0
+
+    def __call__(self, event):
+        super().__call__(event)
+        if isinstance(event, Progress) and self.scored == 0:
+            worker = only_worker()
+            while True:
+                worker.suspend()
+                self.scored = stage_of(self.folder)[1]
+                if self.scored > 0:
+                    break
+                worker.resume()
+                time.sleep(0.005)
+            assert self.scored < event.total
+            worker.send_signal(self.which)
+            if self.which != signal.SIGSTOP:
+                worker.resume()
 
 
 def test_a_worker_that_dies_costs_one_try(setup, job, tmp_path, tiny_bundle, tiny_config):
     bad = tmp_path / "bad.svs"
     bad.write_text("no slide")
     with Crew(setup, CrewConfig(slides_at_once=1)) as crew:
-        killer = SignalOnce(signal.SIGSEGV)
+        killer = SignalOnce(signal.SIGSEGV, setup.out / job.slide.folder)
         died = crew.score(job, killer)
         assert (died.status, died.kind, died.retry) == ("failed", "WorkerDied", "now")
         assert died.name == "Müller & Söhne.tif"
@@ -84,7 +111,7 @@ def test_a_worker_that_dies_costs_one_try(setup, job, tmp_path, tiny_bundle, tin
         assert "libtorch" not in loaded
         assert (failed.status, failed.kind, failed.retry) == ("failed", "SlideError", "never")
 
-        follower = SignalOnce(None)
+        follower = Following()
         scored = crew.score(job, follower)
         assert only_worker().pid == first
         assert scored.status == "scored"
@@ -92,7 +119,7 @@ def test_a_worker_that_dies_costs_one_try(setup, job, tmp_path, tiny_bundle, tin
         steps = [event.step for event in follower.seen if isinstance(event, Model)]
         assert steps == ["wanted", "taken", "released"]
         log = (setup.out / scored.folder / "run.log").read_text()
-        assert "tiles had been scored by an earlier run" in log
+        assert f"{killer.scored} tiles had been scored by an earlier run" in log
         assert 0 < scored.model_s <= scored.model_until - scored.model_from < scored.seconds
     assert not [
         p for p in psutil.Process().children() if "wsi_pipeline.night.worker" in p.cmdline()
@@ -105,7 +132,7 @@ def test_a_worker_that_dies_costs_one_try(setup, job, tmp_path, tiny_bundle, tin
 def test_a_worker_that_hangs_is_given_up(setup, job):
     with Crew(setup, CrewConfig(slides_at_once=1, stall_s=3)) as crew:
         start = time.monotonic()
-        stalled = crew.score(job, SignalOnce(signal.SIGSTOP))
+        stalled = crew.score(job, SignalOnce(signal.SIGSTOP, setup.out / job.slide.folder))
         assert time.monotonic() - start < 60
         assert (stalled.status, stalled.kind, stalled.retry) == ("failed", "Stalled", "never")
         assert "nothing moved for 3 s" in stalled.reason
