@@ -4,7 +4,7 @@ PY := .venv/bin/python
 DEPTRY := .venv/bin/deptry --no-ansi
 SAMPLE := demo/cmu-1-small-region.svs
 
-.PHONY: demo test lint test-long bench clean
+.PHONY: demo test lint docs test-long bench clean
 
 demo: .venv/installed $(SAMPLE)
 	.venv/bin/wsi score $(SAMPLE) --out demo/results
@@ -27,6 +27,9 @@ lint: .venv/installed
 	$(DEPTRY) training --ignore DEP002 --optional-dependencies-dev-groups flows,dev
 	$(DEPTRY) tests tools --exclude '^$$' --ignore DEP002,DEP004
 	$(PY) -m tools.licences
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 # Minutes each; some download from PyPI or need Java.
 test-long: .venv/installed

@@ -1,4 +1,4 @@
-"""The README's shell blocks as they stand, in a shell in which nothing is set."""
+"""The blocks of code in all pages as they stand, in a shell in which nothing is set."""
 
 import os
 import re
@@ -9,8 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import psutil
@@ -20,42 +22,57 @@ from filelock import FileLock
 pytest.importorskip("prefect")
 
 from tests.helpers.made import write_slide
+from tests.helpers.pages import PAGES, ROOT
 from tests.helpers.prefect_site import DEADLINE_S, wait_until
 from training.synthetic import generate_region
 from wsi_pipeline.model.bundle import DEMO_BUNDLE
 
-ROOT = Path(__file__).parents[2]
 API = "http://127.0.0.1:4200/api"
 
-BLOCKS = re.findall(
-    r"^```sh *(.*)\n((?:.*\n)+?)```$", (ROOT / "README.md").read_text(), re.MULTILINE
-)
+
+class Block(NamedTuple):
+    """A block of code that claims to run."""
+
+    page: str
+    language: str
+    mark: str
+    """Why it cannot run here; empty where it can."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.text.splitlines()[0]}"
+
+
+BLOCKS = [
+    Block(str(page.relative_to(ROOT)), *found)
+    for page in PAGES
+    for found in re.findall(
+        r"^```(sh|python)\b *(.*)\n((?:.*\n)+?)```$", page.read_text("utf-8"), re.MULTILINE
+    )
+]
 
 NOT_RUN = {
-    "make demo": "installs=PyPI",
-    "python -m training.data check": "data=BreastPathQ",
-    "python -m training.evaluate": "data=BreastPathQ",
-    "printf 'data: {kind: breastpathq": "data=BreastPathQ",
-    "python -m training.seg": "takes=hours",
-    "nice -n 19 python -m training.seg": "takes=hours",
+    ("README.md", "installs=PyPI"): 1,
+    ("README.md", "data=BreastPathQ"): 1,
+    ("CONTRIBUTING.md", "installs=PyPI"): 2,
+    ("docs/bad-slides.md", "takes=minutes"): 2,
+    ("docs/benchmark.md", "takes=minutes"): 1,
+    ("docs/nightly.md", "needs=root"): 12,
+    ("docs/nightly.md", "needs=Slack"): 1,
+    ("docs/scaling.md", "needs=cluster"): 1,
+    ("docs/security.md", "needs=PyPI"): 1,
+    ("docs/training.md", "data=BreastPathQ"): 3,
+    ("docs/training.md", "takes=hours"): 2,
 }
-"""What a block that cannot run here begins with, and how the README marks it."""
+"""How many blocks of a page cannot run here, by the mark that says why."""
 
-
-SERVICE = ("prefect server start", "prefect deployment run score-slide")
-
-
-def block(begin: str) -> str:
-    """The one block that runs and has a line with this beginning."""
-    (found,) = (
-        text for mark, text in BLOCKS if not mark and re.search(f"^{begin}", text, re.MULTILINE)
-    )
-    return str(found)
+SCORE, NIGHT = "wsi inspect slide.svs .*source", "wsi cohort inbox/ .*hand"
+SERVE, ASK = "prefect server start", "prefect deployment run score-slide"
 
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the README calls a slide, an inbox and so on; also the user's home."""
+    """A folder with what the pages call a slide, an inbox and so on; also the user's home."""
     folder = tmp_path_factory.mktemp("readme")
     for number, name in enumerate(("slide.svs", "more.tiff", "folder/a.tif", "inbox/b.tif")):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -87,20 +104,51 @@ def run(text: str, folder: Path) -> str:
     return log.read_text()
 
 
-def test_every_block_runs_here_or_says_why_not() -> None:
-    marked = {text: mark for mark, text in BLOCKS if mark}
-    assert len(marked) == len(NOT_RUN)
-    for begin, why in NOT_RUN.items():
-        assert [mark for text, mark in marked.items() if text.startswith(begin)] == [why]
-    run_here = [block(each) for each in ("wsi inspect", "wsi cohort inbox/ .*hand", *SERVICE)]
-    assert len(set(run_here)) == len(BLOCKS) - len(marked)
+def block(begin: str) -> str:
+    """Return the one shell block of the README that runs and has a line with this beginning."""
+    (found,) = (
+        each.text
+        for each in BLOCKS
+        if each.page == "README.md" and not each.mark
+        if re.search(f"^{begin}", each.text, re.MULTILINE)
+    )
+    return found
+
+
+OTHERS = [
+    each
+    for each in BLOCKS
+    if not each.mark and each.language == "sh"
+    if each.text not in map(block, (SCORE, NIGHT, SERVE, ASK))
+]
+
+
+def test_what_does_not_run_here_says_why() -> None:
+    assert Counter((each.page, each.mark) for each in BLOCKS if each.mark) == NOT_RUN
 
 
 def test_slides_are_scored(shell: Path) -> None:
-    said = run(block("wsi inspect"), shell)
+    said = run(block(SCORE), shell)
     assert "1024" in said
     for name in ("slide", "more", "a"):
         assert (shell / "results" / name / "summary.json").exists(), said
+
+
+@pytest.mark.parametrize("each", OTHERS, ids=str)
+def test_other_shell_blocks(each: Block, shell: Path) -> None:
+    """They work with what the README's blocks have made."""
+    run(each.text, shell)
+
+
+PYTHON = [each for each in BLOCKS if not each.mark and each.language == "python"]
+
+
+@pytest.mark.parametrize("page", sorted({each.page for each in PYTHON}))
+def test_python_blocks(page: str, shell: Path) -> None:
+    """A page's blocks are one script."""
+    script = shell / "page.py"
+    script.write_text("\n".join(each.text for each in PYTHON if each.page == page))
+    run(f"python {script.name}", shell)
 
 
 @pytest.fixture
@@ -119,7 +167,7 @@ def port_4200() -> Iterator[None]:
 def test_the_service_says_when_the_night_is_and_scores_what_is_asked_for(
     shell: Path, port_4200: None
 ) -> None:
-    begin, ask = map(block, SERVICE)
+    begin, ask = block(SERVE), block(ASK)
     log = shell / "service.log"
     service = started(begin, shell, log)
 
@@ -150,5 +198,5 @@ def test_the_service_says_when_the_night_is_and_scores_what_is_asked_for(
 def test_a_night_by_hand_takes_what_has_come_to_rest(shell: Path) -> None:
     """Last, since that takes a minute."""
     time.sleep(max(0.0, (shell / "inbox" / "b.tif").stat().st_ctime + 61 - time.time()))
-    said = run(block("wsi cohort inbox/ .*hand"), shell)
+    said = run(block(NIGHT), shell)
     assert (shell / "results" / "b" / "summary.json").exists(), said
