@@ -5,7 +5,7 @@ python -m tests.benchmarks.tiling [repeats]
 One core, one run, CPU time: nothing waits for the disk. The slides are JPEG pyramids at 40x. On one
 of 0.25 µm/px the tiles of 512 px at 0.5 µm/px are whole pixels at half the size; on those of 0.2495
 µm/px, as scanners are, they are resampled, and touch 25 compressed tiles each instead of 16. RGB
-tiles are shrunk by the decoder; of 4:2:0 they are decoded whole (see `wsi_pipeline.slide.jpeg`).
+tiles are shrunk by the decoder; of 4:2:0 they are decoded whole (see `slide.tiff.jpeg`).
 """
 
 import importlib
@@ -33,8 +33,8 @@ import zarr
 
 from tests.benchmarks.big_slide import build
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.slide.jpeg import ShrinkingDecoder
 from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.slide.tiff.jpeg import ShrinkingDecoder
 from wsi_pipeline.tiles.fill import Pixels, fill, read_tile
 from wsi_pipeline.tiles.grid import GridConfig, TileGrid, tile_grid
 from wsi_pipeline.tiles.store import TileStore

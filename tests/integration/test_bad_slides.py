@@ -11,7 +11,8 @@ from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.errors import SlideUnavailableError, WsiError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.scoring.score_slide import score_slide
-from wsi_pipeline.slide import readers, tiff_tiles
+from wsi_pipeline.slide.readers.choose import choose
+from wsi_pipeline.slide.tiff import compressed_tiles
 
 LIMIT_S = 20.0
 LIMIT_MIB = 700
@@ -123,9 +124,9 @@ def test_a_slide_that_goes_away_is_gone_on_with(generated, tmp_path, engine, con
             raise OSError(errno.EIO, "Input/output error")
         return read_at(file, offset, count)
 
-    read_at = tiff_tiles.SharedFile.read_at
-    monkeypatch.setattr(tiff_tiles.SharedFile, "read_at", away)
-    monkeypatch.setattr(readers.OpenSlideReader, "__init__", away)
+    read_at = compressed_tiles.SharedFile.read_at
+    monkeypatch.setattr(compressed_tiles.SharedFile, "read_at", away)
+    monkeypatch.setattr(choose.OpenSlideReader, "__init__", away)
     with pytest.raises(SlideUnavailableError, match="cannot be reached now"):
         score_slide(generated, tmp_path / "out", engine, config)
     assert len(reads) > 9

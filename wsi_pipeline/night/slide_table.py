@@ -28,7 +28,7 @@ from unicodedata import normalize
 from wsi_pipeline.files import is_url, open_binary
 from wsi_pipeline.shown import shown
 from wsi_pipeline.slide.mpp import PLAUSIBLE_MPP
-from wsi_pipeline.slide.stated import number_of
+from wsi_pipeline.slide.stated_mpp import number_of
 
 NAME = "slides.csv"
 

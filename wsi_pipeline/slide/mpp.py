@@ -13,7 +13,7 @@ from typing import Self
 
 from wsi_pipeline.errors import MppError
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.slide.stated import Statement
+from wsi_pipeline.slide.stated_mpp import Statement
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """`Slide`: a slide file, read in level-0 boxes (see `wsi_pipeline.geometry`) at any size.
 
 The level to read from, the resampling, the padding outside the slide and what is done about damage
-are decided here; `wsi_pipeline.slide.readers` decodes.
+are decided here; `wsi_pipeline.slide.readers.choose` decodes.
 """
 
 import logging
@@ -20,10 +20,10 @@ from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.files import open_binary, require_no_secret
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.slide.access import Footprint, footprint, is_away, one_line, unavailable
-from wsi_pipeline.slide.alike import unlike_levels
-from wsi_pipeline.slide.blank import blank_cells, cell_box, middle_of, runs_around, shows
 from wsi_pipeline.slide.dicom import described_levels
 from wsi_pipeline.slide.files import content_digest, files_of
+from wsi_pipeline.slide.level_gaps import blank_cells, cell_box, middle_of, runs_around, shows
+from wsi_pipeline.slide.levels_agree import unlike_levels
 from wsi_pipeline.slide.mpp import MppSources, referee_mpp
 from wsi_pipeline.slide.pyramid import (
     Described,
@@ -35,7 +35,7 @@ from wsi_pipeline.slide.pyramid import (
     scanned_part,
     views_of,
 )
-from wsi_pipeline.slide.readers import (
+from wsi_pipeline.slide.readers.choose import (
     DICOM,
     GENERIC_TIFF,
     READERS,
@@ -46,9 +46,9 @@ from wsi_pipeline.slide.readers import (
 )
 from wsi_pipeline.slide.redaction import without_place
 from wsi_pipeline.slide.resample import Rgb, resample
-from wsi_pipeline.slide.stated import described_power, pixel_size, tags_statement
-from wsi_pipeline.slide.tiff_headers import MAX_SIDE_PX, Picture, check_tiff
-from wsi_pipeline.slide.tiff_tiles import LostTileError
+from wsi_pipeline.slide.stated_mpp import described_power, pixel_size, tags_statement
+from wsi_pipeline.slide.tiff.compressed_tiles import LostTileError
+from wsi_pipeline.slide.tiff.headers import MAX_SIDE_PX, Picture, check_tiff
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ from tests.helpers.made import damage
 from tests.helpers.object_store import serve_objects
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.slide import readers, tiff_tiles
 from wsi_pipeline.slide.access import is_away, one_line
+from wsi_pipeline.slide.readers.choose import choose
 from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.slide.tiff import compressed_tiles
 from wsi_pipeline.tiles.fill import read_shard
 from wsi_pipeline.tiles.grid import GridConfig, tile_grid
 
@@ -71,10 +72,10 @@ def test_a_drive_that_goes_away_costs_no_tile_and_no_thumbnail(path, monkeypatch
         grid = tile_grid(slide.l0_bounds, slide.mpp, np.ones((8, 8), bool), config, slide.name)
         assert read_shard(slide, grid, slice(0, 4), 128).measures.readable.all()
         monkeypatch.setattr(
-            tiff_tiles.SharedFile, "read_at", _raise(OSError(errno.EIO, "Input/output error"))
+            compressed_tiles.SharedFile, "read_at", _raise(OSError(errno.EIO, "Input/output error"))
         )
         monkeypatch.setattr(
-            readers.OpenSlideReader, "read_level", _raise(OSError(errno.EIO, "Input/output error"))
+            choose.OpenSlideReader, "read_level", _raise(OSError(errno.EIO, "Input/output error"))
         )
         with pytest.raises(SlideUnavailableError, match="Input/output error"):
             read_shard(slide, grid, slice(4, 8), 128)

@@ -16,7 +16,7 @@ from wsi_pipeline.night.config import InboxConfig
 from wsi_pipeline.night.inbox import find_slides
 from wsi_pipeline.slide.dicom import described_levels
 from wsi_pipeline.slide.files import dicom_header, files_of
-from wsi_pipeline.slide.tiff_headers import check_tiff
+from wsi_pipeline.slide.tiff.headers import check_tiff
 
 LITTLE, DEFLATED = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99"
 ENOUGH_BYTES = 100 << 20

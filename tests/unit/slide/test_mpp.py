@@ -5,7 +5,7 @@ import pytest
 from wsi_pipeline.errors import MppError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.slide.mpp import MppSources, referee_mpp
-from wsi_pipeline.slide.stated import Statement
+from wsi_pipeline.slide.stated_mpp import Statement
 
 
 def test_the_override_settles_everything():

@@ -25,12 +25,12 @@ from PIL import Image
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.slide.access import is_away, one_line
-from wsi_pipeline.slide.colour import JPEG_2000, PALETTE, WEBP, contradicts_tags, tile_decoder
-from wsi_pipeline.slide.decoded_tiles import TileCache
-from wsi_pipeline.slide.jpeg import COMPRESSIONS, ShrinkingDecoder, frame_of
-from wsi_pipeline.slide.pictures import CONVERT, planes_apart, unknown_compression
 from wsi_pipeline.slide.resample import Rgb, area_mean
-from wsi_pipeline.slide.tiff_headers import MAX_TILE_PX
+from wsi_pipeline.slide.tiff.colour import JPEG_2000, PALETTE, WEBP, contradicts_tags, tile_decoder
+from wsi_pipeline.slide.tiff.decoded_tiles import TileCache
+from wsi_pipeline.slide.tiff.headers import MAX_TILE_PX
+from wsi_pipeline.slide.tiff.jpeg import COMPRESSIONS, ShrinkingDecoder, frame_of
+from wsi_pipeline.slide.tiff.unsupported import CONVERT, planes_apart, unknown_compression
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import isfinite
 
 from wsi_pipeline.geometry import Size
-from wsi_pipeline.slide.ome import OmePicture, is_ome_xml, parse_ome
-from wsi_pipeline.slide.tiff_headers import Resolution
+from wsi_pipeline.slide.tiff.headers import Resolution
+from wsi_pipeline.slide.tiff.ome_xml import OmePicture, is_ome_xml, parse_ome
 
 SCREEN_DPI = frozenset({1, 25.4, 72, 96})
 """Resolutions that image software writes where it knows none, 1 px/mm (libvips) among them: no

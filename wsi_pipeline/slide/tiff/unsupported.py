@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from wsi_pipeline.geometry import Size
-from wsi_pipeline.slide.ome import is_ome_xml, parse_ome
 from wsi_pipeline.slide.pyramid import is_copy_of
-from wsi_pipeline.slide.tiff_headers import Picture
+from wsi_pipeline.slide.tiff.headers import Picture
+from wsi_pipeline.slide.tiff.ome_xml import is_ome_xml, parse_ome
 
 CONVERT = (
     "Convert it, for instance with `vips tiffsave in.tif out.tif --tile --pyramid "

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.helpers.jpeg_tiles import abbreviated, bare, encode, write_jpeg_slide
 from wsi_pipeline.geometry import Size
-from wsi_pipeline.slide.jpeg import AS_RGB, Frame, ShrinkingDecoder, frame_of
 from wsi_pipeline.slide.resample import area_mean
+from wsi_pipeline.slide.tiff.jpeg import AS_RGB, Frame, ShrinkingDecoder, frame_of
 
 KINDS = ("rgb", "444", "422", "420")
 SHRINKS = (2, 4, 8)

@@ -7,7 +7,7 @@ import tifffile
 from wsi_pipeline.errors import MppError
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.slide.slide import Slide
-from wsi_pipeline.slide.stated import (
+from wsi_pipeline.slide.stated_mpp import (
     described,
     described_power,
     length_statement,
@@ -17,7 +17,7 @@ from wsi_pipeline.slide.stated import (
     power_statement,
     tags_statement,
 )
-from wsi_pipeline.slide.tiff_headers import Resolution
+from wsi_pipeline.slide.tiff.headers import Resolution
 
 SIZE = Size(400, 300)
 RGB = np.random.default_rng(0).integers(256, size=(300, 400, 3), dtype=np.uint8)

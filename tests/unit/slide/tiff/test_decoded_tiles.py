@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from wsi_pipeline.slide.decoded_tiles import TileCache
+from wsi_pipeline.slide.tiff.decoded_tiles import TileCache
 
 SIDE = 8
 TILE_BYTES = SIDE * SIDE * 3

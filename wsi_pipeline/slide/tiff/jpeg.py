@@ -8,7 +8,7 @@ colour, which is not enlarged and thus stays sharper than it is in tiles decoded
 by 0.01. Of 4:2:2 libjpeg would leave colour out. Such tiles are decoded whole and averaged.
 
 Decoding here is stricter than in general: the least irregularity is refused, so that what is made
-of damaged tiles is decided in one place (`wsi_pipeline.slide.tiff_tiles`).
+of damaged tiles is decided in one place (`wsi_pipeline.slide.tiff.compressed_tiles`).
 """
 
 import struct

@@ -8,8 +8,8 @@ import tifffile
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Size
-from wsi_pipeline.slide.stated import tags_statement
-from wsi_pipeline.slide.tiff_headers import check_tiff
+from wsi_pipeline.slide.stated_mpp import tags_statement
+from wsi_pipeline.slide.tiff.headers import check_tiff
 
 RGB = np.random.default_rng(0).integers(256, size=(300, 400, 3), dtype=np.uint8)
 

@@ -26,8 +26,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi_pipeline.slide.jpeg import COMPRESSIONS as JPEG
-from wsi_pipeline.slide.jpeg import RGB, YCBCR, says_rgb
+from wsi_pipeline.slide.tiff.jpeg import COMPRESSIONS as JPEG
+from wsi_pipeline.slide.tiff.jpeg import RGB, YCBCR, says_rgb
 
 MIN_IS_WHITE, MIN_IS_BLACK, PALETTE, CMYK = 0, 1, 3, 5
 """TIFF's photometric interpretations, besides RGB and YCbCr."""

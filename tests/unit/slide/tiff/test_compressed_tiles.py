@@ -1,4 +1,4 @@
-"""Placement, caching and fallbacks of tiles; `tests/unit/slide/test_jpeg.py` has their pixels."""
+"""Placement, caching and fallbacks of tiles; `test_jpeg.py` has their pixels."""
 
 import io
 import os
@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from tests.helpers.jpeg_tiles import write_jpeg_slide
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.slide import tiff_tiles
-from wsi_pipeline.slide.jpeg import ShrinkingDecoder
 from wsi_pipeline.slide.pyramid import View
 from wsi_pipeline.slide.resample import area_mean
 from wsi_pipeline.slide.slide import Slide
-from wsi_pipeline.slide.tiff_tiles import SharedFile, TiledLevels
+from wsi_pipeline.slide.tiff import compressed_tiles
+from wsi_pipeline.slide.tiff.compressed_tiles import SharedFile, TiledLevels
+from wsi_pipeline.slide.tiff.jpeg import ShrinkingDecoder
 from wsi_pipeline.tiles.fill import fill
 from wsi_pipeline.tiles.grid import GridConfig, tile_grid
 from wsi_pipeline.tiles.store import TileStore
@@ -204,7 +204,7 @@ def test_what_is_lost_is_asked_for_once_and_costs_only_itself(path):
     levels.rescue = rescue
     for _ in range(2):
         for shrink in (1, 2):
-            with pytest.raises(tiff_tiles.LostTileError, match="tile 5 of its directory 0"):
+            with pytest.raises(compressed_tiles.LostTileError, match="tile 5 of its directory 0"):
                 levels.read(0, Box(0, 0, 256 // shrink, 256 // shrink), shrink)
     assert len(asked) == 2
     assert levels.read(0, Box(0, 0, 32, 32), 2).std() > 0

@@ -5,7 +5,7 @@ equal. On lower levels whose downsample is not a whole number OpenSlide places p
 interpolation where tiffslide takes the nearest; `tests/integration/test_slide.py` holds the
 difference to the tolerance stated there.
 
-Of plain tiled TIFFs tiffslide reads the headers alone, and `slide.tiff_tiles` the tiles.
+Of plain tiled TIFFs tiffslide reads the headers alone, and `slide.tiff.compressed_tiles` the tiles.
 """
 
 import math
@@ -25,22 +25,13 @@ from wsi_pipeline.errors import ColourError, SlideError
 from wsi_pipeline.files import is_url, open_binary
 from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.slide.access import is_away, one_line, unavailable
-from wsi_pipeline.slide.colour import UNASSOCIATED, ColourTags, over_white
 from wsi_pipeline.slide.dicom import fault_of_dicom, require_placed_frames
 from wsi_pipeline.slide.files import dicom_header, files_of
-from wsi_pipeline.slide.pictures import (
-    CONVERT,
-    KIND_BYTES,
-    fault_of,
-    kind_of,
-    openslide_lacks,
-    unsupported,
-)
-from wsi_pipeline.slide.quiet_libraries import hushed
+from wsi_pipeline.slide.readers.quiet_libraries import hushed
 from wsi_pipeline.slide.resample import Rgb, area_mean
-from wsi_pipeline.slide.stated import Statement, length_statement, power_statement
-from wsi_pipeline.slide.tiff_headers import Picture
-from wsi_pipeline.slide.tiff_tiles import (
+from wsi_pipeline.slide.stated_mpp import Statement, length_statement, power_statement
+from wsi_pipeline.slide.tiff.colour import UNASSOCIATED, ColourTags, over_white
+from wsi_pipeline.slide.tiff.compressed_tiles import (
     DECODED,
     Rescue,
     SharedFile,
@@ -48,6 +39,15 @@ from wsi_pipeline.slide.tiff_tiles import (
     guard,
     plain_pages,
     require_believed,
+)
+from wsi_pipeline.slide.tiff.headers import Picture
+from wsi_pipeline.slide.tiff.unsupported import (
+    CONVERT,
+    KIND_BYTES,
+    fault_of,
+    kind_of,
+    openslide_lacks,
+    unsupported,
 )
 
 # It tells the terminal, and not the caller, which formats it knows little of.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import ColourError, SlideError
 from wsi_pipeline.geometry import Size
-from wsi_pipeline.slide.colour import ColourTags
+from wsi_pipeline.slide.tiff.colour import ColourTags
 
 MAX_SIDE_PX = 1 << 20
 """Longest side of a picture: 26 cm at 0.25 µm/px, where the largest glass slides have 13 cm."""

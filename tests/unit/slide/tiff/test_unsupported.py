@@ -153,8 +153,8 @@ def test_the_terminal_hears_nothing_of_openslide(tmp_path):
     """It writes past Python. What others write meanwhile gets through."""
     path = write(tmp_path / "slide.svs", *FAULTS["focal planes of Aperio"][0])
     program = (
-        "import os, sys\nfrom wsi_pipeline.slide.quiet_libraries import hushed\n"
-        "from wsi_pipeline.slide.readers import READERS\n"
+        "import os, sys\nfrom wsi_pipeline.slide.readers.quiet_libraries import hushed\n"
+        "from wsi_pipeline.slide.readers.choose import READERS\n"
         "try:\n    READERS['openslide'](sys.argv[1])\n"
         "except Exception as error:\n    print(error)\n"
         "with hushed():\n    os.write(2, b'a bar\\n')\n"

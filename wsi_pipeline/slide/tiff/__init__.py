@@ -1,0 +1,1 @@
+"""TIFF, by far the most common format: checked, coloured and decoded here."""
