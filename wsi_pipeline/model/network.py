@@ -293,7 +293,10 @@ class RegressionBackbone(nn.Module):
         theirs = {name.replace(".", "_"): tensor for name, tensor in state_dict.items()}
         fitting, wrong = {}, []
         for name, own in self.state_dict().items():
-            tensor = theirs.get(name.split(".", 1)[1].replace(".", "_"))
+            inside = name.split(".", 1)[1]
+            if isinstance(self.early, _Cells):
+                inside = self.early.name_in_timm(inside)
+            tensor = theirs.get(inside.replace(".", "_"))
             if tensor is not None and tensor.shape == own.shape:
                 fitting[name] = tensor
             elif ".downsample." not in name and not name.endswith("num_batches_tracked"):
@@ -486,6 +489,11 @@ class _Cells(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         features: Tensor = self.model.forward_features(image)
         return features
+
+    def name_in_timm(self, name: str) -> str:
+        """Return what timm calls a tensor: its network has no pooling behind the first layer."""
+        first, _ = next(self.model.named_children())
+        return name.removeprefix("model.").replace(f"{first}.0.", f"{first}.", 1)
 
 
 def _uncut(model: Any) -> tuple[nn.Module, nn.Module]:  # noqa: ANN401

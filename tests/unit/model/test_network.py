@@ -596,6 +596,17 @@ def test_a_regression_backbone_takes_all_pretrained_weights_but_the_classifiers(
         torch.testing.assert_close(own[key], taken[key], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", UNCUT)
+def test_a_nasnet_takes_all_pretrained_weights_but_the_classifiers(name):
+    with torch.device("meta"):
+        pretrained = timm.create_model(name, pretrained=False).state_dict()
+        backbone = RegressionBackbone(name)
+    backbone.load_backbone(pretrained)
+    own = {backbone.early.name_in_timm(k.removeprefix("early.")) for k in backbone.state_dict()}
+    assert set(pretrained) - own == {"last_linear.weight", "last_linear.bias"}
+    assert own <= set(pretrained)
+
+
 def test_weights_of_another_regression_backbone_are_refused():
     with pytest.raises(ConfigError, match="do not fit the regression backbone"):
         RegressionBackbone("resnet18").load_backbone(
