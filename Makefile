@@ -25,7 +25,8 @@ lint: .venv/installed
 	$(DEPTRY) wsi_pipeline --ignore DEP002 --optional-dependencies-dev-groups flows,training,dev
 	$(DEPTRY) flows --ignore DEP002 --optional-dependencies-dev-groups training,dev
 	$(DEPTRY) training --ignore DEP002 --optional-dependencies-dev-groups flows,dev
-	$(DEPTRY) tests tools --exclude '^$$' --ignore DEP002,DEP004
+	$(DEPTRY) tests --exclude '^$$' --ignore DEP002,DEP004
+	$(DEPTRY) tools --ignore DEP002,DEP004
 	$(PY) -m tools.licences
 
 docs: .venv/installed

@@ -4,6 +4,10 @@
 the dependencies too. What counts is what a package states: its SPDX `License-Expression`, else its
 classifiers, else its `License` field. Which licences are allowed, and which package is an exception
 and why, stands in `pyproject.toml` under `tool.licences`.
+
+None of the kept tools does this: `pip-licenses` 5.5 lets a package pass if one of its licences is
+allowed, takes an expression of SPDX's for a name and excepts a package whatever its licence;
+`liccheck` 0.9 knows no `License-Expression`; `licensecheck` asks PyPI.
 """
 
 import ast
