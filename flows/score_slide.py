@@ -32,8 +32,9 @@ from wsi_pipeline.night.outcome import REFUSALS
 from wsi_pipeline.night.remedies import in_flow
 from wsi_pipeline.night.slide_folders import one_slide
 from wsi_pipeline.outputs.summary import SlideSummary
-from wsi_pipeline.scoring import score_slide as pipeline
+from wsi_pipeline.scoring import pipeline
 from wsi_pipeline.scoring.filing import file_slide
+from wsi_pipeline.scoring.scorer import start_engine
 
 
 @flow(
@@ -85,7 +86,7 @@ def score_slide(
                 summary = pipeline.score_slide(
                     file,
                     folder.parent,
-                    pipeline.start_engine(model, settings),
+                    start_engine(model, settings),
                     settings,
                     ScoringProgress(artifact),
                 )

@@ -125,7 +125,8 @@ def score(
     from wsi_pipeline.night.slide_folders import all_slides, own_folders
     from wsi_pipeline.outputs.summary import SlideSummary
     from wsi_pipeline.scoring.filing import file_slide, name_unread
-    from wsi_pipeline.scoring.score_slide import score_slide, start_engine
+    from wsi_pipeline.scoring.pipeline import score_slide
+    from wsi_pipeline.scoring.scorer import start_engine
 
     settings = NightConfig.resolve(
         config,
@@ -281,14 +282,14 @@ def tile(
     from wsi_pipeline.night.config import NightConfig
     from wsi_pipeline.night.slide_folders import one_slide
     from wsi_pipeline.scoring.filing import name_unread
-    from wsi_pipeline.scoring.score_slide import tile
+    from wsi_pipeline.scoring.pipeline import tile_slide
 
     settings = NightConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, workers=workers
     )
     slide = one_slide(slide)
     with _progress(name_unread(slide, settings.names)) as advance:
-        store = tile(slide, out, settings, advance)
+        store = tile_slide(slide, out, settings, advance)
     typer.echo(shown(f"{len(store)} tiles in {store.path}"))
 
 
@@ -339,7 +340,7 @@ def heatmap(
     """Write the outputs of a scored slide again, from its store."""
     from wsi_pipeline.night.config import NightConfig
     from wsi_pipeline.night.slide_folders import one_slide
-    from wsi_pipeline.scoring.score_slide import write_again
+    from wsi_pipeline.scoring.rewrite import write_again
 
     settings = NightConfig.resolve(config)
     meant = None if slide is None else one_slide(slide)

@@ -18,17 +18,13 @@ import typer
 
 from tests.benchmarks.big_slide import build
 from wsi_pipeline.cluster.driver import Cluster
+from wsi_pipeline.engine.base import Engine
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.outputs.write import write_outputs
 from wsi_pipeline.scoring.config import ScoreConfig
-from wsi_pipeline.scoring.score_slide import (
-    Engine,
-    find_tissue,
-    open_store,
-    score_slide,
-    start_engine,
-    tiling_facts,
-    write_outputs,
-)
+from wsi_pipeline.scoring.identity import tiling_facts
+from wsi_pipeline.scoring.pipeline import find_tissue, open_store, score_slide
+from wsi_pipeline.scoring.scorer import start_engine
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tiles.fill import fill
 from wsi_pipeline.tiles.grid import tile_grid
@@ -71,7 +67,7 @@ def outputs(path: Path, folder: Path, config: ScoreConfig) -> float:
     """Return the seconds that writing the outputs of a scored slide takes."""
     start = time.perf_counter()
     with Slide.open(path) as slide:
-        write_outputs(folder, TileStore(folder / NAME), config, slide)
+        write_outputs(folder, TileStore(folder / NAME), config.overlay, slide)
     return time.perf_counter() - start
 
 

@@ -24,7 +24,8 @@ from wsi_pipeline.engine.graphs import openvino_is_installed
 from wsi_pipeline.errors import ClusterError, ConfigError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.night.config import NightConfig
-from wsi_pipeline.scoring.score_slide import score_slide, start_engine
+from wsi_pipeline.scoring.pipeline import score_slide
+from wsi_pipeline.scoring.scorer import start_engine
 from wsi_pipeline.tile_data import TileState
 from wsi_pipeline.tiles.store import TileStore
 

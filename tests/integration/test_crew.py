@@ -18,7 +18,7 @@ from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.night.config import CrewConfig
 from wsi_pipeline.night.crew import Crew, Job, Model, Progress, Setup
 from wsi_pipeline.scoring.filing import file_slide
-from wsi_pipeline.scoring.score_slide import score_slide
+from wsi_pipeline.scoring.pipeline import score_slide
 
 
 @pytest.fixture
@@ -202,4 +202,4 @@ def test_a_worker_hears_of_the_end_while_it_is_loading():
     _, imported = worker.communicate(timeout=60)
     # Libraries are named when they are loaded: it did not come to that.
     assert "wsi_pipeline" in imported
-    assert "wsi_pipeline.scoring.score_slide" not in imported
+    assert "wsi_pipeline.scoring.pipeline" not in imported

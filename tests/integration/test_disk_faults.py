@@ -19,7 +19,7 @@ from wsi_pipeline.engine.graphs import Graph
 from wsi_pipeline.errors import OutputError, StoreError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.scoring.config import ScoreConfig
-from wsi_pipeline.scoring.score_slide import score_slide
+from wsi_pipeline.scoring.pipeline import score_slide
 from wsi_pipeline.tiles.grid import GridConfig
 
 STORE = "tiles.zarr"

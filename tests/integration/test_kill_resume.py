@@ -29,7 +29,7 @@ KILL = "seed %d: killed after %.2f of %.2f s: %s, %d tiles scored"
 @pytest.fixture(scope="module")
 def server():
     return server_of(
-        "wsi_pipeline.scoring.score_slide",
+        "wsi_pipeline.scoring.pipeline",
         "wsi_pipeline.engine.torch_engine",
         "wsi_pipeline.model.weights",
     )

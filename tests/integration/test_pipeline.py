@@ -27,9 +27,10 @@ from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
 from wsi_pipeline.outputs.tile_table import read_parquet
+from wsi_pipeline.outputs.write import write_outputs
 from wsi_pipeline.scoring import folder as folder_of
 from wsi_pipeline.scoring.filing import slide_folder
-from wsi_pipeline.scoring.score_slide import score_slide, tile, write_outputs
+from wsi_pipeline.scoring.pipeline import score_slide, tile_slide
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tiles.store import TileStore
 
@@ -140,7 +141,7 @@ def test_tile_then_score_reads_nothing_twice(
     slide_path, tmp_path, engine, tiny_config, monkeypatch
 ):
     out = tmp_path / "out"
-    store = tile(slide_path, out, tiny_config)
+    store = tile_slide(slide_path, out, tiny_config)
     assert not store.is_scored
     monkeypatch.setattr(
         "wsi_pipeline.tiles.fill.read_tile", lambda *_args: pytest.fail("read a tile again")
@@ -150,7 +151,7 @@ def test_tile_then_score_reads_nothing_twice(
 
 def test_pixels_damaged_on_disk_are_read_again(slide_path, tmp_path, engine, tiny_config):
     reference = score_slide(slide_path, tmp_path / "whole", engine, tiny_config)
-    store = tile(slide_path, tmp_path / "out", tiny_config)
+    store = tile_slide(slide_path, tmp_path / "out", tiny_config)
     shard_files = sorted(path for path in (store.path / "rgb" / "c").rglob("*") if path.is_file())
     raw = bytearray(shard_files[1].read_bytes())
     raw[1000] ^= 0xFF
@@ -168,7 +169,7 @@ def test_outputs_can_be_written_again_from_the_store(slide_path, tmp_path, engin
     for name in names:
         (folder / name).unlink()
     with Slide.open(slide_path) as slide:
-        write_outputs(folder, TileStore(folder / "tiles.zarr"), tiny_config, slide)
+        write_outputs(folder, TileStore(folder / "tiles.zarr"), tiny_config.overlay, slide)
     assert {name: (folder / name).read_bytes() for name in names} == before
 
 

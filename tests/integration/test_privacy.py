@@ -24,7 +24,7 @@ from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.night.outcome import of_summary
 from wsi_pipeline.night.report import Night, write_night
 from wsi_pipeline.scoring.config import ScoreConfig
-from wsi_pipeline.scoring.score_slide import score_slide
+from wsi_pipeline.scoring.pipeline import score_slide
 from wsi_pipeline.slide.files import SlideFile
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tiles.grid import GridConfig

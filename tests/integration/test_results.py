@@ -16,7 +16,8 @@ from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.scoring import folder as folder_of
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.filing import file_slide
-from wsi_pipeline.scoring.score_slide import score_slide, tile, write_again
+from wsi_pipeline.scoring.pipeline import score_slide, tile_slide
+from wsi_pipeline.scoring.rewrite import write_again
 from wsi_pipeline.scoring.verify import faults
 from wsi_pipeline.slide.files import content_digest
 from wsi_pipeline.tiles.grid import GridConfig
@@ -303,7 +304,7 @@ def test_outputs_written_again_are_in_the_summary(scored, slide, config, monkeyp
 def test_tiling_a_finished_slide_otherwise_leaves_it_whole(scored, slide, tmp_path, engine, config):
     before = files(scored)
     other = changed(config, grid={"stride_px": 128})
-    store = tile(slide, tmp_path / "out", other)
+    store = tile_slide(slide, tmp_path / "out", other)
     assert files(scored) == before
     assert store.path == scored / ".next" / "tiles.zarr"
     assert score_slide(slide, tmp_path / "out", engine, other).status == "scored"

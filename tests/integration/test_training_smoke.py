@@ -27,7 +27,7 @@ from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.model.network import build_network
 from wsi_pipeline.outputs.tile_table import read_parquet
 from wsi_pipeline.scoring.config import ScoreConfig
-from wsi_pipeline.scoring.score_slide import score_slide
+from wsi_pipeline.scoring.pipeline import score_slide
 from wsi_pipeline.tiles.grid import GridConfig
 from wsi_pipeline.validation import load_yaml
 

@@ -13,7 +13,7 @@ import yaml
 from wsi_pipeline import cli
 from wsi_pipeline.model import bundle
 from wsi_pipeline.model.bundle import ModelBundle
-from wsi_pipeline.scoring import score_slide as pipeline
+from wsi_pipeline.scoring import pipeline
 from wsi_pipeline.tiles.store import TileStore
 
 

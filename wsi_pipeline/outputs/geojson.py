@@ -22,7 +22,7 @@ from shapely.geometry.polygon import orient
 
 from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import Box
-from wsi_pipeline.outputs.overlay import colourise
+from wsi_pipeline.outputs.colours import colourise
 from wsi_pipeline.outputs.score_map import THRESHOLDS, ScoreMap
 
 MAX_DETECTIONS = 20_000

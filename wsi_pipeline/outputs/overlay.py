@@ -1,11 +1,5 @@
 """The score map drawn over the slide: ``overlay.tif`` and the pictures for reports.
 
-Colours: viridis, always from 0 to 100 %, never stretched to the slide's own range, so a colour
-means the same on every slide. It is perceptually uniform and reads the same with the common colour
-deficiencies. Of the maps that are (cividis, inferno and plasma were tried on breast sections) it is
-the one whose blues, greens and yellows H&E itself does not have: blended over stained tissue
-cividis turns grey, and inferno and plasma pass for eosin.
-
 Below the map the slide is shown in grey, so that hue speaks of the score alone: over colour, a
 score of 50 % is green on fat and grey on dense eosin. Where nothing was scored it keeps its stain.
 
@@ -13,41 +7,35 @@ Cells are drawn as they are, with hard borders: interpolated colours would claim
 the scores do not have.
 """
 
-import io
 import logging
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import cv2
-import matplotlib as mpl
 import numpy as np
 import tifffile
-from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import Box, Mpp, Size
+from wsi_pipeline.outputs.colours import COLOUR_MAP, colourise, legend
 from wsi_pipeline.outputs.score_map import ScoreMap
+from wsi_pipeline.outputs.thumbnails import PNG_EFFORT
 from wsi_pipeline.slide.pyramid import best_level
 from wsi_pipeline.slide.slide import Slide
 
 log = logging.getLogger(__name__)
 
-COLOUR_MAP = "viridis"
-
 _TILE = 512
 _SMALLEST_LEVEL = 1024  # px on the long side: one screen
 _LONG_SIDE = 2000  # px that even a small slide's overlay has, if the slide itself does
-_PICTURE_LONG_SIDE = 1600  # px of the pictures for reports
 _LARGEST_READ = 4096  # px, side of what is read of one of the slide's levels at once
 _ENCODED_AT_ONCE = 2**25  # bytes of tiles that wait for tifffile's encoding threads
 _UNREADABLE_GREY = 190
-_PNG_EFFORT = 3  # of 9: a second less for each picture, and a tenth more bytes
 
 
 class OverlayConfig(BaseModel):
@@ -60,22 +48,6 @@ class OverlayConfig(BaseModel):
     opacity: Annotated[float, Field(gt=0, le=1)] = 0.45
     """Share of the map's colour where it covers the slide; the rest is the slide in grey."""
     jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 85
-
-
-def colourise(cellularity: ArrayLike) -> NDArray[np.uint8]:
-    """Return the colour of each cellularity on the fixed scale of 0 to 1.
-
-    Args:
-        cellularity: float [...], 0 to 1; what is outside is shown as the nearer end.
-
-    Returns:
-        uint8 [..., 3], RGB; black where the cellularity is NaN.
-
-    """
-    cellularity = np.asarray(cellularity, np.float32)
-    known = np.isfinite(cellularity)
-    steps = np.rint(np.clip(np.where(known, cellularity, 0), 0, 1) * 255).astype(np.uint8)
-    return np.where(known[..., None], _colours()[steps], 0).astype(np.uint8)
 
 
 def draw_over(
@@ -164,24 +136,6 @@ def write_overlay(
         )
 
 
-def write_legend(path: Path) -> None:
-    """Write the colour scale, 0 to 100 %, as a PNG."""
-    with atomic_path(path) as partial:
-        _legend(height_px=480).save(partial)
-
-
-def picture_mpp(slide: Slide) -> Mpp:
-    """Return the pixel size at which the slide's long side is 1600 px, or its own if coarser."""
-    l0_long_side = max(slide.l0_bounds.width, slide.l0_bounds.height)
-    return Mpp(slide.mpp * max(1.0, l0_long_side / _PICTURE_LONG_SIDE))
-
-
-def write_thumbnail(path: Path, rgb: NDArray[np.uint8]) -> None:
-    """Write a picture, uint8 [rows, columns, 3], as a PNG."""
-    with atomic_path(path) as partial:
-        Image.fromarray(rgb).save(partial, compress_level=_PNG_EFFORT)
-
-
 def write_overlay_picture(
     path: Path,
     rgb: NDArray[np.uint8],
@@ -202,19 +156,12 @@ def write_overlay_picture(
     config = config or OverlayConfig()
     drawn = draw_over(rgb, l0_bounds, score_map, config.opacity)
     height, width = drawn.shape[:2]
-    legend = _legend(height_px=min(480, height))
-    page = Image.new("RGB", (width + legend.width, height), "white")
+    scale = legend(height_px=min(480, height))
+    page = Image.new("RGB", (width + scale.width, height), "white")
     page.paste(Image.fromarray(drawn), (0, 0))
-    page.paste(legend, (width, (height - legend.height) // 2))
+    page.paste(scale, (width, (height - scale.height) // 2))
     with atomic_path(path) as partial:
-        page.save(partial, compress_level=_PNG_EFFORT)
-
-
-@cache
-def _colours() -> NDArray[np.uint8]:
-    """Return the colour map as uint8 [256, 3], RGB."""
-    colours = mpl.colormaps[COLOUR_MAP](np.arange(256))[:, :3]
-    return np.asarray(np.rint(colours * 255), np.uint8)
+        page.save(partial, compress_level=PNG_EFFORT)
 
 
 def _cell_of(
@@ -281,21 +228,3 @@ def _read(slide: Slide, l0_box: Box, side: int) -> NDArray[np.uint8]:
         spot = np.s_[row * half : (row + 1) * half, column * half : (column + 1) * half]
         rgb[spot] = _read(slide, quarter, half)
     return rgb
-
-
-def _legend(height_px: int) -> Image.Image:
-    """Draw the colour scale, 0 to 100 %."""
-    dots_per_inch = 100
-    figure = Figure(figsize=(1.1, height_px / dots_per_inch), dpi=dots_per_inch)
-    axes = figure.add_axes((0.12, 0.05, 0.2, 0.9))
-    axes.imshow(
-        _colours()[::-1, None], aspect="auto", extent=(0, 1, 0, 100), interpolation="nearest"
-    )
-    axes.set_xticks([])
-    axes.set_yticks(range(0, 101, 10))
-    axes.yaxis.tick_right()
-    axes.yaxis.set_label_position("right")
-    axes.set_ylabel("Cellularity (%)")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    return Image.open(drawn).convert("RGB")

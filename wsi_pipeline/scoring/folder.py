@@ -14,6 +14,7 @@ alone. Once ``.next`` has its own summary it is complete, and whoever comes next
 """
 
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from wsi_pipeline.slide.access import AWAY
 from wsi_pipeline.slide.files import content_digest
 from wsi_pipeline.tiles.store import NAME, StoreConfig, TileStore
 from wsi_pipeline.tiles.store_place import StorePath
+
+log = logging.getLogger(__name__)
 
 SUMMARY = "summary.json"
 NEXT = ".next"
@@ -94,6 +97,24 @@ def publish(folder: Path, summary: SlideSummary) -> SlideSummary:
     write_summary(staged / SUMMARY, summary)
     roll_forward(folder)
     return summary
+
+
+def settle(folder: Path, summary: SlideSummary) -> SlideSummary:
+    """Publish a staged result, unless it is a refusal and a figure is there.
+
+    Returns:
+        the summary as published, or as given where it was not.
+
+    Raises:
+        OutputError: if the folder was deleted or its drive lost meanwhile.
+
+    """
+    require_in_place(folder)
+    before = read_summary(folder)
+    if summary.status == "refused" and before is not None and before.status == "scored":
+        log.warning("Refused. The figure of an earlier run, with other settings, is left in place")
+        return summary
+    return publish(folder, summary)
 
 
 def roll_forward(folder: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_pipeline.errors import ConfigError, StoreError
-from wsi_pipeline.outputs.provenance import Settings
+from wsi_pipeline.outputs.provenance import Provenance, Settings
 from wsi_pipeline.outputs.summary import OutputFile, SlideSummary
 from wsi_pipeline.scoring.folder import (
     LOCK,
@@ -52,6 +52,32 @@ def finished(folder: Path, slide_digest: str, settings: Settings) -> SlideSummar
     ):
         return None
     return summary
+
+
+def store_to_write_from(
+    folder: Path, slide_digest: str, settings: Settings, config: StoreConfig
+) -> tuple[TileStore, Provenance] | None:
+    """Return the whole store of a finished result that lost others of its files.
+
+    Args:
+        folder: the slide's.
+        slide_digest: of the slide's bytes.
+        settings: what is asked for now.
+        config: where stores are.
+
+    Returns:
+        the store and what the result was made from; None if there is no such result, or its store
+        is gone or damaged.
+
+    """
+    summary = read_summary(folder)
+    if summary is None or summary.status != "scored" or not holds(summary, slide_digest, settings):
+        return None
+    place = config.path(folder)
+    if not is_store_of(place, summary.provenance):
+        return None
+    store = TileStore(place)
+    return None if store_fault(store) else (store, summary.provenance)
 
 
 def output_faults(folder: Path, summary: SlideSummary, *, deep: bool = False) -> Iterator[Fault]:

@@ -16,8 +16,8 @@ from wsi_pipeline.engine.quantise import MAX_MEAN_ERROR, quantise
 from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.scoring.config import ScoreConfig
+from wsi_pipeline.scoring.identity import scoring_facts
 from wsi_pipeline.scoring.sample import sample_tiles
-from wsi_pipeline.scoring.score_slide import scoring_facts
 from wsi_pipeline.tiles.grid import GridConfig
 
 pytestmark = pytest.mark.skipif(

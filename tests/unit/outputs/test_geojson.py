@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 from scipy.ndimage import gaussian_filter
 
 from wsi_pipeline.geometry import Box, Mpp
+from wsi_pipeline.outputs.colours import colourise
 from wsi_pipeline.outputs.geojson import MAX_DETECTIONS, detection_factor, region, write_geojson
-from wsi_pipeline.outputs.overlay import colourise
 from wsi_pipeline.outputs.score_map import ScoreMap
 
 EVERYWHERE = Box(0, 0, 10**9, 10**9)

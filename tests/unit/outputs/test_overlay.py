@@ -1,7 +1,6 @@
 import logging
 from types import SimpleNamespace
 
-import matplotlib as mpl
 import numpy as np
 import openslide
 import pytest
@@ -11,18 +10,16 @@ from PIL import Image
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Mpp, Size
+from wsi_pipeline.outputs.colours import colourise
 from wsi_pipeline.outputs.overlay import (
     OverlayConfig,
-    colourise,
     draw_over,
     l0_per_pixel,
-    picture_mpp,
-    write_legend,
     write_overlay,
     write_overlay_picture,
-    write_thumbnail,
 )
 from wsi_pipeline.outputs.score_map import ScoreMap
+from wsi_pipeline.outputs.thumbnails import picture_mpp, write_thumbnail
 from wsi_pipeline.slide.pyramid import Level
 from wsi_pipeline.slide.slide import Slide
 
@@ -31,28 +28,6 @@ YELLOW, PURPLE = (253, 231, 37), (68, 1, 84)  # viridis at 100 % and at 0 %, as 
 
 def score_map(cellularity, l0_origin=(0.0, 0.0), l0_cell=100.0, mpp=0.5) -> ScoreMap:
     return ScoreMap(np.array(cellularity, np.float32), l0_origin, l0_cell, Mpp(mpp))
-
-
-def test_colours_are_the_published_map_on_a_fixed_scale():
-    np.testing.assert_array_equal(colourise(np.float32([0, 1])), [PURPLE, YELLOW])
-    values = np.linspace(0, 1, 256, dtype=np.float32)
-    expected = np.rint(mpl.colormaps["viridis"](values)[:, :3] * 255)
-    assert np.abs(colourise(values) - expected).max() <= 1
-    # Not stretched to the data at hand: a map without high values has no yellow.
-    np.testing.assert_array_equal(colourise(np.float32([0.1, 0.2])), colourise(values)[[26, 51]])
-
-
-def test_colours_of_what_is_out_of_range_or_missing():
-    colours = colourise(np.float32([[-0.1, 1.1], [np.nan, 0.5]]))
-    assert colours.dtype == np.uint8
-    np.testing.assert_array_equal(colours[0], [PURPLE, YELLOW])
-    np.testing.assert_array_equal(colours[1, 0], [0, 0, 0])
-
-
-def test_lightness_rises_steadily_with_the_score():
-    linear = (colourise(np.linspace(0, 1, 11, dtype=np.float32)) / 255.0) ** 2.2
-    lightness = linear @ [0.2126, 0.7152, 0.0722]
-    assert (np.diff(lightness) > 0).all()
 
 
 def test_drawing_changes_scored_cells_only_and_by_the_opacity():
@@ -223,20 +198,6 @@ def test_overlay_starts_at_the_bounds_and_greys_what_cannot_be_read(tmp_path, ca
     assert np.abs(pixels[:, 530:] - 190).max() <= 2
 
 
-def test_legend_runs_from_yellow_above_to_purple_below(tmp_path):
-    for name in ("one.png", "two.png"):
-        write_legend(tmp_path / name)
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-    with Image.open(tmp_path / "one.png") as legend:
-        assert not legend.info.keys() & {"Software", "Creation Time"}
-        pixels = np.asarray(legend.convert("RGB"), int)
-    bar = pixels[:, 24]
-    yellow = np.flatnonzero(np.abs(bar - YELLOW).max(1) <= 3)
-    purple = np.flatnonzero(np.abs(bar - PURPLE).max(1) <= 3)
-    assert yellow.max() < 0.1 * len(bar)
-    assert purple.min() > 0.9 * len(bar)
-
-
 def test_pictures_for_reports(slide, tmp_path):
     mpp = picture_mpp(slide)
     assert mpp == pytest.approx(0.5 * 3000 / 1600)
@@ -252,11 +213,6 @@ def test_pictures_for_reports(slide, tmp_path):
         expected = 0.55 * 255 + 0.45 * np.array(YELLOW)
         np.testing.assert_allclose(picture.getpixel((300, 300)), expected, atol=1)
         assert picture.getpixel((800, 300)) == (255, 255, 255)
-
-
-def test_picture_is_never_finer_than_the_slide():
-    small = SimpleNamespace(l0_bounds=Box(0, 0, 1307, 1153), mpp=Mpp(0.19448))
-    assert picture_mpp(small) == 0.19448
 
 
 class FlatSlide(SimpleNamespace):

@@ -5,8 +5,8 @@ import pytest
 from tests.helpers.made import damage
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.scoring.inspection import expect
+from wsi_pipeline.scoring.pipeline import tile_slide
 from wsi_pipeline.scoring.sample import SAMPLED_TILES
-from wsi_pipeline.scoring.score_slide import tile
 from wsi_pipeline.slide.slide import Slide
 
 
@@ -14,7 +14,7 @@ def test_the_tiles_are_those_of_the_run(make_slide, section, tmp_path, tiny_conf
     path = make_slide(section.rgb, downsamples=(4,))
     with Slide.open(path) as slide:
         expected = expect(slide, tiny_config, engine=None)
-    store = tile(path, tmp_path / "out", tiny_config)
+    store = tile_slide(path, tmp_path / "out", tiny_config)
     assert (expected.n_tiles, expected.n_candidates) == (len(store), store.grid.n_candidates)
     assert expected.read_s > 0
     assert expected.total_s == expected.read_s
@@ -27,7 +27,7 @@ def test_damaged_tiles_are_read_around(make_slide, section, tmp_path, tiny_confi
     with Slide.open(path) as slide:
         expected = expect(slide, tiny_config, engine=None)
     assert "A tile is left out" in caplog.text
-    store = tile(path, tmp_path / "out", tiny_config)
+    store = tile_slide(path, tmp_path / "out", tiny_config)
     assert 0 < store.n_unreadable < len(store) == expected.n_tiles
 
 

@@ -1,0 +1,43 @@
+import matplotlib as mpl
+import numpy as np
+from PIL import Image
+
+from wsi_pipeline.outputs.colours import colourise, write_legend
+
+YELLOW, PURPLE = (253, 231, 37), (68, 1, 84)  # viridis at 100 % and at 0 %, as published
+
+
+def test_colours_are_the_published_map_on_a_fixed_scale():
+    np.testing.assert_array_equal(colourise(np.float32([0, 1])), [PURPLE, YELLOW])
+    values = np.linspace(0, 1, 256, dtype=np.float32)
+    expected = np.rint(mpl.colormaps["viridis"](values)[:, :3] * 255)
+    assert np.abs(colourise(values) - expected).max() <= 1
+    # Not stretched to the data at hand: a map without high values has no yellow.
+    np.testing.assert_array_equal(colourise(np.float32([0.1, 0.2])), colourise(values)[[26, 51]])
+
+
+def test_colours_of_what_is_out_of_range_or_missing():
+    colours = colourise(np.float32([[-0.1, 1.1], [np.nan, 0.5]]))
+    assert colours.dtype == np.uint8
+    np.testing.assert_array_equal(colours[0], [PURPLE, YELLOW])
+    np.testing.assert_array_equal(colours[1, 0], [0, 0, 0])
+
+
+def test_lightness_rises_steadily_with_the_score():
+    linear = (colourise(np.linspace(0, 1, 11, dtype=np.float32)) / 255.0) ** 2.2
+    lightness = linear @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(lightness) > 0).all()
+
+
+def test_legend_runs_from_yellow_above_to_purple_below(tmp_path):
+    for name in ("one.png", "two.png"):
+        write_legend(tmp_path / name)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    with Image.open(tmp_path / "one.png") as legend:
+        assert not legend.info.keys() & {"Software", "Creation Time"}
+        pixels = np.asarray(legend.convert("RGB"), int)
+    bar = pixels[:, 24]
+    yellow = np.flatnonzero(np.abs(bar - YELLOW).max(1) <= 3)
+    purple = np.flatnonzero(np.abs(bar - PURPLE).max(1) <= 3)
+    assert yellow.max() < 0.1 * len(bar)
+    assert purple.min() > 0.9 * len(bar)
