@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from wsi_pipeline.digests import Sha256, SlideDigest, digest_of
 from wsi_pipeline.engine.execution import Precision, Runtime
 from wsi_pipeline.errors import StoreError
-from wsi_pipeline.slide.readers.choose import Backend
+from wsi_pipeline.slide.readers.protocol import Backend
 from wsi_pipeline.tiles.grid import GridConfig
 from wsi_pipeline.tiles.store import TileStore
 from wsi_pipeline.tiles.tissue import TissueConfig

@@ -11,7 +11,7 @@ from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.errors import SlideUnavailableError, WsiError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.scoring.pipeline import score_slide
-from wsi_pipeline.slide.readers.choose import choose
+from wsi_pipeline.slide.readers import choose
 from wsi_pipeline.slide.tiff import compressed_tiles
 
 LIMIT_S = 20.0

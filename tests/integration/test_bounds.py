@@ -15,7 +15,8 @@ from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
 from wsi_pipeline.outputs.tile_table import read_parquet
 from wsi_pipeline.scoring.pipeline import score_slide
-from wsi_pipeline.slide.readers.choose import READERS, TiffSlideReader
+from wsi_pipeline.slide.readers.choose import READERS
+from wsi_pipeline.slide.readers.tiffslide_reader import TiffSlideReader
 
 OFFSET = (700, 301)
 

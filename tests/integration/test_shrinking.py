@@ -9,7 +9,8 @@ from tests.benchmarks.big_slide import build
 from wsi_pipeline.engine.base import EngineConfig, build_engine
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
-from wsi_pipeline.slide.readers.choose import OpenSlideReader, TiffSlideReader
+from wsi_pipeline.slide.readers.openslide_reader import OpenSlideReader
+from wsi_pipeline.slide.readers.tiffslide_reader import TiffSlideReader
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tiles.fill import read_tile
 from wsi_pipeline.tiles.grid import GridConfig, tile_grid

@@ -25,7 +25,7 @@ from wsi_pipeline.errors import (
 )
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
-from wsi_pipeline.slide.readers.choose import Backend
+from wsi_pipeline.slide.readers.protocol import Backend
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tile_data import ShardPixels, TileState
 from wsi_pipeline.tiles.fill import read_shard

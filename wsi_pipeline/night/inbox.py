@@ -32,17 +32,8 @@ from wsi_pipeline.files import is_url, require_no_secret
 from wsi_pipeline.night.config import InboxConfig
 from wsi_pipeline.night.slide_table import SlideTable
 from wsi_pipeline.slide.access import Footprint, fingerprint, of_file, of_object
-from wsi_pipeline.slide.files import (
-    DICOM,
-    INDEXES,
-    MRXS,
-    SLIDE_MODALITY,
-    SLIDE_SUFFIXES,
-    DicomHeader,
-    dicom_header,
-    may_be_dicom,
-    names_in_index,
-)
+from wsi_pipeline.slide.dicom import SLIDE_MODALITY, DicomHeader, dicom_header, may_be_dicom
+from wsi_pipeline.slide.files import DICOM, INDEXES, MRXS, SLIDE_SUFFIXES, names_in_index
 
 log = logging.getLogger(__name__)
 

@@ -12,15 +12,8 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.files import is_url
 from wsi_pipeline.night.inbox import slides_among
 from wsi_pipeline.scoring.filing import slide_folder
-from wsi_pipeline.slide.files import (
-    DICOM,
-    SLIDE_MODALITY,
-    SLIDE_SUFFIXES,
-    DicomHeader,
-    dicom_header,
-    may_be_dicom,
-    names_in_index,
-)
+from wsi_pipeline.slide.dicom import SLIDE_MODALITY, DicomHeader, dicom_header, may_be_dicom
+from wsi_pipeline.slide.files import DICOM, SLIDE_SUFFIXES, names_in_index
 
 STORE = ".zarr"
 """Ending of stores of tiles, whose thousands of files are none of DICOM's."""

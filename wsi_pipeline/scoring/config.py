@@ -15,7 +15,7 @@ from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.outputs.overlay import OverlayConfig
 from wsi_pipeline.outputs.provenance import Settings
 from wsi_pipeline.scoring.filing import Names
-from wsi_pipeline.slide.readers.choose import Backend
+from wsi_pipeline.slide.readers.protocol import Backend
 from wsi_pipeline.tiles.grid import GridConfig
 from wsi_pipeline.tiles.store import StoreConfig
 from wsi_pipeline.tiles.tissue import TissueConfig

@@ -6,24 +6,18 @@ can be opened (see `wsi_pipeline.slide.slide`), so there the slide is what the U
 """
 
 import hashlib
-import io
 import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import Dataset, config
-from pydicom.filereader import read_partial
-
 from wsi_pipeline.files import is_url, open_binary
 from wsi_pipeline.shown import shown
 from wsi_pipeline.slide.access import fingerprint, footprint
+from wsi_pipeline.slide.dicom import dicom_header, may_be_dicom
 
 log = logging.getLogger(__name__)
-
-# An odd value is a warning on the terminal otherwise, whether anybody wants the value or not.
-config.settings.reading_validation_mode = config.IGNORE
 
 SLIDE_SUFFIXES = frozenset(
     {".bif", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu"}
@@ -31,9 +25,6 @@ SLIDE_SUFFIXES = frozenset(
 """Of the files that are opened as slides, in lower case."""
 
 DICOM = ".dcm"
-_DICOM_SUFFIX = re.compile(r"(?i:\.dcm)?|\.[0-9]+")
-"""Names that are UIDs end in a number behind a point."""
-
 MRXS = ".mrxs"
 INDEXES = frozenset({".vms", ".vmu"})
 """Texts that name the files that hold the pixels."""
@@ -42,25 +33,6 @@ INDEX_BYTES = 1 << 16
 """More of a VMS or VMU is not read: OpenSlide takes no longer ones."""
 
 READ_BYTES = 1 << 22
-
-DICOM_HEADER_BYTES = 1 << 18
-"""The series is among a DICOM file's first elements: more of a file is not read to find it."""
-
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
-"""The transfer syntax in which a small header may unpack to any size; no slide is stored so."""
-
-SERIES_INSTANCE_UID = 0x0020_000E
-
-SLIDE_MODALITY = "SM"
-"""Slide microscopy; annotations, segmentations and reports of slides have others."""
-
-
-@dataclass(frozen=True, slots=True)
-class DicomHeader:
-    """What decides to which slide a DICOM file belongs: all files of one series are one slide."""
-
-    series: str
-    modality: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,56 +129,6 @@ def content_digest(files: Sequence[str], moved: Callable[[], None] = lambda: Non
                 digest.update(block)
                 moved()
     return digest.hexdigest()
-
-
-def may_be_dicom(name: str) -> bool:
-    """Tell by its name whether a file may be DICOM: archives export it without a suffix too."""
-    return bool(_DICOM_SUFFIX.fullmatch(Path(name).suffix))
-
-
-def dicom_header(location: str) -> DicomHeader | None:
-    """Read to which series a DICOM file belongs; None if the file is no DICOM file or damaged.
-
-    It decodes nothing else, and what it reads has a bound: the process that plans a night calls it.
-    """
-    try:
-        header = read_dicom(location, SERIES_INSTANCE_UID, DICOM_HEADER_BYTES)
-        return DicomHeader(
-            str(header.SeriesInstanceUID), str(header.get("Modality", SLIDE_MODALITY))
-        )
-    # A damaged header raises from struct and zlib as well as pydicom's own errors.
-    except Exception as error:  # noqa: BLE001
-        log.debug("%s: no DICOM header: %s", location, error)
-        return None
-
-
-def read_dicom(
-    location: str, last_tag: int, at_most: int, seen: list[int] | None = None
-) -> Dataset:
-    """Read the elements of a DICOM file up to a tag, within its first bytes.
-
-    Args:
-        location: a path or URL.
-        last_tag: the last element that is wanted.
-        at_most: bytes.
-        seen: takes all tags that are met, with the one behind the last.
-
-    Raises:
-        ValueError: if its header is compressed, for which nothing has a bound.
-        Exception: whatever the library raises for what is no DICOM, or damaged.
-
-    """
-    with open_binary(location) as file:
-        beginning = file.read(at_most)
-    if _DEFLATED in beginning[:DICOM_HEADER_BYTES]:
-        raise ValueError("the header is compressed")
-
-    def is_beyond(tag: int, _vr: str | None, _length: int) -> bool:
-        if seen is not None:
-            seen.append(int(tag))
-        return tag > last_tag
-
-    return read_partial(io.BytesIO(beginning), is_beyond)
 
 
 def names_in_index(location: str) -> set[str]:

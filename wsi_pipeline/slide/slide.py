@@ -5,9 +5,7 @@ are decided here; `wsi_pipeline.slide.readers.choose` decodes.
 """
 
 import logging
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
@@ -17,38 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
-from wsi_pipeline.files import open_binary, require_no_secret
+from wsi_pipeline.files import require_no_secret
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.slide.access import Footprint, footprint, is_away, one_line, unavailable
-from wsi_pipeline.slide.dicom import described_levels
+from wsi_pipeline.slide.access import footprint
 from wsi_pipeline.slide.files import content_digest, files_of
 from wsi_pipeline.slide.level_gaps import blank_cells, cell_box, middle_of, runs_around, shows
-from wsi_pipeline.slide.levels_agree import unlike_levels
-from wsi_pipeline.slide.mpp import MppSources, referee_mpp
-from wsi_pipeline.slide.pyramid import (
-    Described,
-    Level,
-    View,
-    best_level,
-    finer_views,
-    place_levels,
-    scanned_part,
-    views_of,
-)
-from wsi_pipeline.slide.readers.choose import (
-    DICOM,
-    GENERIC_TIFF,
-    READERS,
-    Backend,
-    Reader,
-    SharedReader,
-    open_reader,
-)
-from wsi_pipeline.slide.redaction import without_place
+from wsi_pipeline.slide.mpp import referee_mpp
+from wsi_pipeline.slide.opening import OpenedFile, open_file
+from wsi_pipeline.slide.pyramid import View, best_level, finer_views, scanned_part, views_of
+from wsi_pipeline.slide.readers.protocol import Backend
 from wsi_pipeline.slide.resample import Rgb, resample
-from wsi_pipeline.slide.stated_mpp import described_power, pixel_size, tags_statement
-from wsi_pipeline.slide.tiff.compressed_tiles import LostTileError
-from wsi_pipeline.slide.tiff.headers import MAX_SIDE_PX, Picture, check_tiff
+from wsi_pipeline.slide.rescue import RescuingReader
 
 log = logging.getLogger(__name__)
 
@@ -75,41 +52,25 @@ class Slide:
         vendor: the format, in OpenSlide's terms.
         backend: the reader in use, "openslide" or "tiffslide".
         levels: the pyramid, but for levels whose place is unclear; see `view_for` for what is read.
-        repaired_reads: reads that only succeeded at a second try or with the other reader.
         unreadable: level-0 boxes that no thumbnail could show, since they cannot be decoded.
 
     """
 
-    def __init__(
-        self,
-        location: str,
-        backend: str,
-        reader: Reader,
-        levels: Sequence[Level | None],
-        mpp_sources: MppSources,
-        mpp_override: Mpp | None,
-        found: Footprint,
-        name: str,
-    ) -> None:
-        self._location = location
-        self._found = found
-        reader.rescue = self._rescued
-        self._reader = SharedReader(self._reopened, reader)
-        self._no_other = ""
-        self._lock = threading.Lock()
-        self.repaired_reads = 0
+    def __init__(self, opened: OpenedFile, mpp_override: Mpp | None) -> None:
+        levels, reader = opened.levels, opened.reader
+        self._location = opened.location
+        self._reader = RescuingReader(opened)
         self.unreadable: list[Box] = []
-        self.backend = backend
-        self.name = name
+        self.backend = opened.backend
+        self.name = opened.name
         self.vendor = reader.vendor
-        self._sizes = reader.sizes
         self.levels = tuple(level for level in levels if level is not None)
         self._views = views_of(levels, reader.shrinks)
         self._finer = finer_views(levels, reader.shrinks)
         self.l0_size = reader.sizes[0]
         self.l0_bounds = scanned_part(self.l0_size, reader.l0_bounds)
-        self.mpp_sources = mpp_sources
-        self.mpp, self.mpp_source = referee_mpp(mpp_sources, mpp_override, name)
+        self.mpp_sources = opened.mpp_sources
+        self.mpp, self.mpp_source = referee_mpp(opened.mpp_sources, mpp_override, opened.name)
 
     @classmethod
     def open(
@@ -137,21 +98,17 @@ class Slide:
         """
         where = str(location)
         require_no_secret(where)
-        called = name or Path(where).name
-        found = footprint(where)
-        pictures = _checked_tiff(where, found)
-        chosen, reader = open_reader(where, backend, pictures)
+        opened = open_file(where, backend, name or Path(where).name)
         try:
-            _require_possible(reader.sizes[0], where)
-            described = _described(where, reader.vendor, pictures)
-            levels = place_levels(reader.sizes, reader.downsamples, described, where)
-            if reader.vendor in {GENERIC_TIFF, DICOM}:
-                levels = _without_unlike(levels, chosen, pictures, where, called)
-            sources = _mpp_sources(reader, pictures)
-            return cls(where, chosen, reader, levels, sources, mpp, found, called)
+            return cls(opened, mpp)
         except BaseException:
-            reader.close()
+            opened.reader.close()
             raise
+
+    @property
+    def repaired_reads(self) -> int:
+        """Reads that only succeeded at a second try or with the other reader."""
+        return self._reader.repaired_reads
 
     def view_for(self, downsample: float) -> View:
         """Return what is read for pixels of so many level-0 pixels: the coarsest fine enough."""
@@ -288,13 +245,13 @@ class Slide:
             SlideError: if one of its files may not be read.
 
         """
-        with self._files_at_hand():
+        with self._reader.files_at_hand():
             return content_digest(files_of(self._location))
 
     @property
     def size_bytes(self) -> int:
         """Size of all of the slide's files."""
-        with self._files_at_hand():
+        with self._reader.files_at_hand():
             return sum(footprint(part).size for part in files_of(self._location))
 
     def close(self) -> None:
@@ -316,7 +273,7 @@ class Slide:
         """Read whole pixels of a view, and those that its level lacks from a finer one."""
         finer = self._finer[view.level]
         try:
-            pixels = self._read_view(view, box)
+            pixels = self._reader.read(view.level, box, view.shrink)
         except SlideUnavailableError:
             raise
         except SlideError:
@@ -359,7 +316,7 @@ class Slide:
             if not (place.width and place.height):
                 continue
             try:
-                pixels = self._read_view(other, place)
+                pixels = self._reader.read(other.level, place, other.shrink)
             except SlideUnavailableError:
                 raise
             except SlideError:
@@ -374,172 +331,3 @@ class Slide:
         side = view.downsample
         place = box.x * side, box.y * side, box.width * side, box.height * side
         return self._read_from(finer, place, box.size)
-
-    def _read_view(self, view: View, box: Box) -> Rgb:
-        """Read whole pixels of a view: once more if it fails, then with the other reader."""
-        errors: list[Exception] = []
-        for read in (self._reader.read_level, self._reader.read_alone, self._read_by_other):
-            try:
-                pixels = read(view.level, box, view.shrink)
-            except LostTileError as error:  # the other reader was asked for it
-                errors.append(error)
-                break
-            # Damaged tiles surface as whatever the decoder at hand raises, without a common root.
-            except Exception as error:  # noqa: BLE001
-                log.debug("%s: %s %s: %s", self.name, view, box, error)
-                errors.append(error)
-            else:
-                if errors:
-                    with self._lock:
-                        self.repaired_reads += 1
-                return pixels
-        self._require_reachable(errors)
-        raise SlideError(
-            f"{self.name}: {box.width}×{box.height} px at ({box.x}, {box.y}) of level {view.level} "
-            f"at 1/{view.shrink} cannot be decoded ({self._said(errors[0])}). The file is damaged "
-            f"there: copy or scan it again."
-        ) from errors[0]
-
-    def _rescued(self, index: int, box: Box) -> Rgb:
-        """Read with the other reader what the one in use finds damaged."""
-        pixels = self._read_by_other(index, box)
-        with self._lock:
-            self.repaired_reads += 1
-        return pixels
-
-    def _read_by_other(self, index: int, box: Box, shrink: int = 1) -> Rgb:
-        """Read with a reader of the other kind, opened for this read: an error is its own."""
-        if self._no_other:
-            raise ValueError(self._no_other)
-        try:
-            reader = self._opened_by_other()
-        except Exception as error:
-            if not is_away(error):
-                self._no_other = one_line(error)  # nor will the next read open it
-            raise
-        with closing(reader):
-            return reader.read_level(index, box, shrink)
-
-    def _reopened(self) -> Reader:
-        reader: Reader = READERS[self.backend](self._location)
-        reader.rescue = self._rescued
-        return reader
-
-    def _opened_by_other(self) -> Reader:
-        other = "tiffslide" if self.backend == "openslide" else "openslide"
-        reader: Reader = READERS[other](self._location)
-        if reader.sizes != self._sizes:
-            reader.close()
-            raise SlideError(f"{self.name}: {other} sees another pyramid")
-        return reader
-
-    @contextmanager
-    def _files_at_hand(self) -> Iterator[None]:
-        try:
-            yield
-        # Object stores have errors of their own, which no class unites.
-        except Exception as error:
-            self._require_reachable([error])
-            raise SlideError(
-                f"{self.name}: its bytes cannot be read ({self._said(error)}). Check the "
-                f"permissions of all its files, or copy it again."
-            ) from error
-
-    def _said(self, error: Exception) -> str:
-        """Say an error of a library in one line, by the name that the slide goes by."""
-        return without_place(one_line(error), self._location, self.name)
-
-    def _require_reachable(self, errors: Sequence[Exception]) -> None:
-        """Raise if reads failed because of the way to the file, and not of its bytes."""
-        for error in errors:
-            if is_away(error):
-                raise unavailable(self.name, self._said(error)) from error
-        try:
-            now = footprint(self._location)
-        except SlideError as error:
-            raise unavailable(self.name, "it was there when the slide was opened") from error
-        if now != self._found:
-            raise unavailable(self.name, "it has changed since the slide was opened") from errors[0]
-
-
-def _mpp_sources(reader: Reader, pictures: Sequence[Picture]) -> MppSources:
-    """Collect what the format and the first picture of a TIFF say of the pixel size."""
-    said = {} if reader.mpp is None else {"reader": reader.mpp}
-    power = reader.objective_power
-    for first in pictures[:1]:
-        said |= pixel_size(first.resolution, first.description, first.size)
-        if not said:  # exports at a lower resolution keep the objective of the scan
-            power = power or described_power(first.description)
-    return MppSources.of(said, power)
-
-
-def _checked_tiff(location: str, found: Footprint) -> tuple[Picture, ...]:
-    """Check a TIFF's directories; return its pictures, none if it is no TIFF."""
-    try:
-        with open_binary(location) as file:
-            return check_tiff(file, found.size, location)
-    except SlideError:
-        raise
-    # Object stores have errors of their own, which no class unites.
-    except Exception as error:
-        if is_away(error):
-            raise unavailable(location, error) from error
-        raise SlideError(
-            f"{location}: cannot be read ({one_line(error)}). Copy it again."
-        ) from error
-
-
-def _require_possible(l0_size: Size, location: str) -> None:
-    """Raise if level 0 is larger than a slide can be."""
-    if max(l0_size.width, l0_size.height) > MAX_SIDE_PX:
-        raise SlideError(
-            f"{location}: its header claims {l0_size.width:,} × {l0_size.height:,} px, and no "
-            f"slide has more than {MAX_SIDE_PX:,} on a side. The file is damaged: copy it again."
-        )
-
-
-def _described(location: str, vendor: str, pictures: Sequence[Picture]) -> list[Described]:
-    """Collect what a file says of the pictures that may be levels."""
-    if vendor == DICOM:
-        return described_levels(files_of(location))
-    statements = [tags_statement(picture.resolution) for picture in pictures]
-    return [
-        Described(picture.size, picture.tile, said.xy[0] if said and said.xy else None)
-        for picture, said in zip(pictures, statements, strict=True)
-    ]
-
-
-def _without_unlike(
-    levels: tuple[Level | None, ...],
-    backend: str,
-    pictures: Sequence[Picture],
-    location: str,
-    name: str,
-) -> tuple[Level | None, ...]:
-    """Leave out the levels that show something else than level 0, or in other colours.
-
-    Raises:
-        SlideError: if one is not even marked as a level: then it is another section.
-
-    """
-    coloured = {picture.size for picture in pictures if picture.colour.refusal() is None}
-    if pictures:
-        levels = tuple(level if level and level.size in coloured else None for level in levels)
-    if sum(level is not None for level in levels) < 2:
-        return levels
-    with closing(READERS[backend](location)) as reader:  # of its own: an error may spend it
-        unlike = unlike_levels(levels, reader.read_level)
-    marked = {picture.size for picture in pictures if picture.reduced or picture.below}
-    for index in unlike:
-        size = reader.sizes[index]
-        if pictures and size not in marked:
-            raise SlideError(
-                f"{location}: it holds a picture of {size.width:,} × {size.height:,} px that shows "
-                f"something else than the first one: another section, which would be left out. "
-                f"Export each as a file of its own."
-            )
-        log.warning(
-            "%s: the level of %d × %d px shows something else than level 0, and is left out.",
-            name, size.width, size.height,
-        )  # fmt: skip
-    return tuple(None if index in unlike else level for index, level in enumerate(levels))

@@ -14,7 +14,8 @@ from tests.helpers.object_store import serve_objects
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.slide.access import is_away, one_line
-from wsi_pipeline.slide.readers.choose import choose
+from wsi_pipeline.slide.readers import choose
+from wsi_pipeline.slide.rescue import RescuingReader
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.slide.tiff import compressed_tiles
 from wsi_pipeline.tiles.fill import read_shard
@@ -49,7 +50,9 @@ def test_a_file_that_vanishes_while_it_is_read(path, backend, monkeypatch):
         slide.read(BOX, SIZE)
         path.unlink()
         # The handle at hand still reads; one that has to be opened anew does not.
-        monkeypatch.setattr(slide._reader._lease.reader, "read_level", _raise(ValueError("broken")))
+        monkeypatch.setattr(
+            slide._reader._shared._lease.reader, "read_level", _raise(ValueError("broken"))
+        )
         with pytest.raises(SlideUnavailableError, match="was there when the slide was opened"):
             slide.read(Box(0, 0, 128, 128), SIZE)
         with pytest.raises(SlideUnavailableError):
@@ -101,7 +104,7 @@ def test_an_object_store_that_stops(path, monkeypatch):
         slide = Slide.open(url)
     # The server is gone; what the reader has not at hand it cannot get.
     with slide:
-        slide._reader._lease.reader._slide.ts_tifffile.filehandle._fh.cache.cache = b""
+        slide._reader._shared._lease.reader._slide.ts_tifffile.filehandle._fh.cache.cache = b""
         with pytest.raises(SlideUnavailableError, match=r"slide\.tif: cannot be reached now"):
             slide.digest()
     fsspec.filesystem("s3").clear_instance_cache()
@@ -163,7 +166,8 @@ def test_one_threads_damage_is_not_anothers(damaged, backend, monkeypatch):
     """
     before = open_files()
     if backend == "openslide":
-        monkeypatch.setattr(Slide, "_opened_by_other", _raise(ValueError("no other reader")))
+        no_other = _raise(ValueError("no other reader"))
+        monkeypatch.setattr(RescuingReader, "_opened_by_other", no_other)
     wrong = []
 
     def read(slide):

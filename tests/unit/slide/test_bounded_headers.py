@@ -14,8 +14,8 @@ from tests.helpers.multi_file import write_dicom
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.night.config import InboxConfig
 from wsi_pipeline.night.inbox import find_slides
-from wsi_pipeline.slide.dicom import described_levels
-from wsi_pipeline.slide.files import dicom_header, files_of
+from wsi_pipeline.slide.dicom import described_levels, dicom_header
+from wsi_pipeline.slide.files import files_of
 from wsi_pipeline.slide.tiff.headers import check_tiff
 
 LITTLE, DEFLATED = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99"

@@ -10,7 +10,8 @@ from pydicom.uid import generate_uid
 from tests.helpers.multi_file import VMS, write, write_dicom
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.scoring.filing import file_slide
-from wsi_pipeline.slide.files import content_digest, dicom_header, files_of, names_in_index
+from wsi_pipeline.slide.dicom import dicom_header
+from wsi_pipeline.slide.files import content_digest, files_of, names_in_index
 from wsi_pipeline.slide.slide import Slide
 
 

@@ -93,8 +93,8 @@ def test_what_is_blank_throughout_is_believed_and_sound_slides_are_read_as_they_
     rgb[:512, :512] = tissue_like(512, 512)
     path = write_slide(tmp_path / "slide.tif", rgb, downsamples=(4,), tile=TILE)
     with Slide.open(path) as slide:
-        found = slide.read(Box(0, 0, 1024, 1024), Size(256, 256))
+        found, view = slide.read(Box(0, 0, 1024, 1024), Size(256, 256)), slide.view_for(4)
         np.testing.assert_array_equal(
-            found, slide._read_view(slide.view_for(4), Box(0, 0, 256, 256))
+            found, slide._reader.read(view.level, Box(0, 0, 256, 256), view.shrink)
         )
         assert slide.thumbnail(Mpp(8.0)).shape == (64, 64, 3)

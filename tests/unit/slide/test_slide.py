@@ -10,7 +10,7 @@ from tests.helpers.made import damage
 from wsi_pipeline.errors import MppError, SlideError
 from wsi_pipeline.geometry import Box, Mpp, Size
 from wsi_pipeline.slide.pyramid import Level, best_level
-from wsi_pipeline.slide.readers.choose import OpenSlideReader
+from wsi_pipeline.slide.readers.openslide_reader import OpenSlideReader
 from wsi_pipeline.slide.resample import resample
 from wsi_pipeline.slide.slide import Slide
 

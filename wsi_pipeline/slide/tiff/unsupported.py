@@ -1,4 +1,4 @@
-"""Whether the pictures in a plain TIFF are one slide, and why a whole file may not be read.
+"""Whether the pictures in a plain TIFF are one slide, and why a file may not be read.
 
 A TIFF may hold anything: two sections, focal planes, colours in planes of their own. What is not
 supported is no damage: it is named, with the way to convert it. Formats that a reader knows by
@@ -35,29 +35,6 @@ _COMPRESSIONS = {
     34934: "JPEG XR", 22610: "JPEG XR", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
     52546: "JPEG XL", 34927: "WebP",
 }  # fmt: skip
-
-
-_KINDS = (
-    (re.compile(rb"\x89PNG\r\n"), "a PNG picture"),
-    (re.compile(rb"\xff\xd8\xff"), "a JPEG picture"),
-    (re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL), "a BMP picture"),
-    (re.compile(rb"GIF8"), "a GIF picture"),
-    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), "a WebP picture"),
-    (re.compile(rb"\0\0\0\x0cjP  "), "a JPEG 2000 picture"),
-    (re.compile(rb"ZISRAWFILE"), "Zeiss's CZI"),
-    (re.compile(rb"\x89HDF"), "HDF5"),
-    (re.compile(rb"PK\x03\x04"), "a ZIP archive"),
-    (re.compile(rb"%PDF"), "a PDF"),
-    (re.compile(rb".{128}DICM", re.DOTALL), "DICOM with a header that is compressed or damaged"),
-    (re.compile(rb"\s*<DataObject ObjectType=.DPUfsImport"), "Philips' iSyntax"),
-)
-KIND_BYTES = 132
-"""Of a file's beginning, what `kind_of` needs."""
-
-
-def kind_of(beginning: bytes) -> str | None:
-    """Name what is no slide by a file's first bytes; None if they say nothing."""
-    return next((kind for pattern, kind in _KINDS if pattern.match(beginning)), None)
 
 
 def fault_of(pictures: Sequence[Picture]) -> str | None:
