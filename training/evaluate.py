@@ -28,7 +28,7 @@ from training.data.breastpathq import ChallengePart
 from training.data.picture import PICTURE_MPP, Picture, Pictures, unpack
 from training.plots import calibration_plot, scatter_plot
 from training.reg import RegConfig, judged_pictures
-from wsi_pipeline.engine.base import EngineConfig
+from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.engine.torch_engine import TorchEngine
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.files import atomic_path

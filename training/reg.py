@@ -41,11 +41,7 @@ from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.architecture import CLASSES, REGRESSION_STRIDE, Architecture
 from wsi_pipeline.model.bundle import ModelBundle, ModelCard
-from wsi_pipeline.model.network import (
-    GuidedRegressionNetwork,
-    RegressionNetwork,
-    build_network,
-)
+from wsi_pipeline.model.network import GuidedRegressionNetwork, RegressionNetwork, build_network
 
 log = logging.getLogger(__name__)
 

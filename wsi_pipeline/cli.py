@@ -219,7 +219,7 @@ def inspect(
     device: Device = None,
 ) -> None:
     """Show what a slide is, and what scoring it will take, before a run."""
-    from wsi_pipeline.engine.base import build_engine
+    from wsi_pipeline.engine.build import build_engine
     from wsi_pipeline.night.config import NightConfig
     from wsi_pipeline.night.slide_folders import one_slide
     from wsi_pipeline.scoring.inspection import expect
@@ -310,7 +310,7 @@ def quantise(
     Three quarters of the tiles serve to calibrate; on the others scores are compared with those in
     float32, and nothing is written if they are off by more than 0.01 on average.
     """
-    from wsi_pipeline.engine.graphs import keep_quantised
+    from wsi_pipeline.engine.int8 import keep_quantised
     from wsi_pipeline.engine.quantise import quantise
     from wsi_pipeline.model.bundle import ModelBundle
     from wsi_pipeline.night.config import NightConfig

@@ -5,7 +5,7 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.engine.graphs import Calibration, keep_quantised
+from wsi_pipeline.engine.int8 import Calibration, keep_quantised
 from wsi_pipeline.engine.quantise import MAX_MEAN_ERROR, quantise
 from wsi_pipeline.model.bundle import ModelBundle
 

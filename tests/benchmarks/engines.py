@@ -28,12 +28,13 @@ from tests.benchmarks.eight_bits import CALIBRATED_ON, keep_in_8_bits
 from tests.helpers.made import settle
 from tests.helpers.real_slides import SLIDES
 from training.synthetic import generate_region
-from wsi_pipeline.engine.base import EngineConfig, build_engine
-from wsi_pipeline.engine.device import choose_precision
-from wsi_pipeline.engine.graphs import openvino_is_installed
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.execution import EngineConfig, choose_precision
+from wsi_pipeline.engine.openvino import openvino_is_installed
 from wsi_pipeline.errors import BundleError
+from wsi_pipeline.model.architecture import Architecture
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle, ModelCard
-from wsi_pipeline.model.network import Architecture, build_network
+from wsi_pipeline.model.network import build_network
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.sample import sample_tiles
 from wsi_pipeline.tiles.grid import GridConfig

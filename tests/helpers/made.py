@@ -9,10 +9,11 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 
-from wsi_pipeline.engine.base import EngineConfig
+from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.model.architecture import Architecture
 from wsi_pipeline.model.bundle import ModelBundle, ModelCard
-from wsi_pipeline.model.network import Architecture, build_network
+from wsi_pipeline.model.network import build_network
 from wsi_pipeline.night.config import NightConfig
 from wsi_pipeline.outputs.provenance import Settings
 from wsi_pipeline.scoring.config import ScoreConfig

@@ -7,7 +7,8 @@ import pytest
 
 from tests.helpers.bad_slides import DAMAGES, OTHERS, good_slide
 from tests.helpers.trial import OK, Child
-from wsi_pipeline.engine.base import EngineConfig, build_engine
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.errors import SlideUnavailableError, WsiError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.scoring.pipeline import score_slide

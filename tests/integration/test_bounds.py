@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsi_pipeline.engine.base import build_engine
+from wsi_pipeline.engine.build import build_engine
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity

@@ -19,8 +19,8 @@ from tests.helpers.made import damage
 from tests.helpers.object_store import ObjectStore, serve_objects
 from wsi_pipeline.cluster import driver as cluster
 from wsi_pipeline.cluster import worker as cluster_worker
-from wsi_pipeline.engine.base import build_engine
-from wsi_pipeline.engine.graphs import openvino_is_installed
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.openvino import openvino_is_installed
 from wsi_pipeline.errors import ClusterError, ConfigError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.night.config import NightConfig

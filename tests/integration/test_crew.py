@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from tests.helpers.outputs import stage_of
-from wsi_pipeline.engine.base import EngineConfig, build_engine
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.errors import ModelUnavailableError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.night.config import CrewConfig

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import tifffile
 
-from wsi_pipeline.engine import graphs
-from wsi_pipeline.engine.base import EngineConfig, build_engine
+from wsi_pipeline.engine import export
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.execution import EngineConfig
+from wsi_pipeline.engine.float32 import exported
 from wsi_pipeline.engine.graphs import Graph
 from wsi_pipeline.errors import OutputError, StoreError
 from wsi_pipeline.model.bundle import ModelBundle
@@ -308,15 +310,15 @@ def test_a_full_cache_costs_a_warning_and_not_the_run(disk, tiny_bundle, monkeyp
     """The graph that OpenVINO runs is larger than what is left of the disk to keep it on."""
     made = []
 
-    def export(bundle):
+    def made_anew(bundle):
         made.append(bundle.digest)
         return Graph(b"<net/>", bytes(2 << 20))
 
-    monkeypatch.setattr(graphs, "export", export)
+    monkeypatch.setattr(export, "export", made_anew)
     monkeypatch.setenv("XDG_CACHE_HOME", str(disk.path))
     disk.mount(1000)
     bundle = ModelBundle.load(tiny_bundle)
-    assert graphs.exported(bundle) == Graph(b"<net/>", bytes(2 << 20))
+    assert exported(bundle) == Graph(b"<net/>", bytes(2 << 20))
     assert made == [bundle.digest]  # once
     (warning,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
     assert "The exported model cannot be kept ([Errno 28] No space left on device" in warning

@@ -14,7 +14,7 @@ from training import evaluate
 from training.agreement import agreement
 from training.data.picture import Picture, of_score, pack, windows
 from training.evaluate import Evaluation, evaluate_bundle, is_better, write_evaluation
-from wsi_pipeline.engine.base import EngineConfig
+from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.model.network import build_network

@@ -15,7 +15,7 @@ import zarr
 from PIL import Image
 
 from tests.helpers.made import damage
-from wsi_pipeline.engine.base import build_engine
+from wsi_pipeline.engine.build import build_engine
 from wsi_pipeline.errors import (
     ConfigError,
     InUseError,
@@ -43,7 +43,7 @@ OUTPUTS = {
 
 @pytest.fixture(scope="module")
 def engine(tiny_bundle):
-    from wsi_pipeline.engine.base import EngineConfig
+    from wsi_pipeline.engine.execution import EngineConfig
 
     config = EngineConfig(device="cpu", runtime="torch", precision="float32", batch_size=4)
     return build_engine(ModelBundle.load(tiny_bundle), config)

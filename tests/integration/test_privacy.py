@@ -18,7 +18,8 @@ from PIL import Image
 import wsi_pipeline
 from flows.report import markdown, picture_uri
 from tests.helpers.object_store import serve_objects
-from wsi_pipeline.engine.base import EngineConfig, build_engine
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.night.outcome import of_summary

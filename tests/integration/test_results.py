@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.made import write_slide
-from wsi_pipeline.engine.base import EngineConfig, build_engine
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.errors import InUseError, MppError, OutputError, SlideChangedError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.scoring import folder as folder_of

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.benchmarks.big_slide import build
-from wsi_pipeline.engine.base import EngineConfig, build_engine
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.slide.readers.openslide_reader import OpenSlideReader

@@ -21,7 +21,8 @@ from training.fit import evaluate
 from training.reg import RegConfig, regression_metrics, train_regression
 from training.run import config_of, trained_weights
 from training.seg import SegConfig, train_segmentation
-from wsi_pipeline.engine.base import EngineConfig, build_engine
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.model.network import build_network

@@ -26,8 +26,7 @@ import numpy as np
 
 from wsi_pipeline.cluster import task as cluster_task
 from wsi_pipeline.cluster.worker import Job, public_version, require_same, software
-from wsi_pipeline.engine.base import EngineConfig, of_bundle
-from wsi_pipeline.engine.execution import Execution
+from wsi_pipeline.engine.execution import EngineConfig, Execution, of_bundle
 from wsi_pipeline.errors import ClusterError, ConfigError, SlideError, WsiError
 from wsi_pipeline.facts import SlideFacts
 from wsi_pipeline.files import is_url

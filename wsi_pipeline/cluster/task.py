@@ -26,6 +26,6 @@ def score(task: Task) -> tuple[list[int], float]:
 
 def execution(engine: str) -> str:
     """Say how a worker would run a model: an `Execution` as JSON, of an `EngineConfig` as JSON."""
-    from wsi_pipeline.engine.base import EngineConfig, machine_execution
+    from wsi_pipeline.engine.execution import EngineConfig, machine_execution
 
     return machine_execution(EngineConfig.model_validate_json(engine)).model_dump_json()

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from wsi_pipeline.engine.base import Engine, EngineConfig, build_engine
-from wsi_pipeline.engine.execution import Execution, Runtime
+from wsi_pipeline.engine.base import Engine
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.execution import EngineConfig, Execution, Runtime
 from wsi_pipeline.errors import (
     BundleError,
     ClusterError,

@@ -1,4 +1,4 @@
-"""How a bundle is executed: one interface, and the choice of what runs behind it.
+"""What an engine is: one interface, and what all that run a model share.
 
 Pixels go to the device as uint8 and are normalised inside the graph. Every batch has the same
 shape (the last one is filled up), so a tile meets the same kernels whoever its batch mates are:
@@ -10,16 +10,19 @@ torch in float32 is the reference that all else is checked against.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from wsi_pipeline.engine.device import choose_device, choose_precision, kind_of
-from wsi_pipeline.engine.execution import Execution, Precision, Runtime
-from wsi_pipeline.engine.graphs import calibration, import_openvino, openvino_is_installed
-from wsi_pipeline.errors import BundleError, ConfigError
+from wsi_pipeline.engine.execution import (
+    EngineConfig,
+    Execution,
+    Runtime,
+    machine_execution,
+    of_bundle,
+)
+from wsi_pipeline.errors import BundleError
 from wsi_pipeline.memory import enough_memory, require_memory
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.tile_data import Scores
@@ -31,26 +34,6 @@ the caches; a GPU wants to be filled."""
 LEAST_BYTES_PER_PIXEL = 15
 """What any network takes of memory for a pixel: as it comes, and as three float32. Features take
 many times as much, which only trying can tell."""
-
-
-class EngineConfig(BaseModel):
-    """How to run the model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    device: str = "auto"
-    """"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps"."""
-    runtime: Literal["auto"] | Runtime = "auto"
-    """The library that runs it; "auto" takes OpenVINO on a CPU, where it is installed."""
-    precision: Literal["auto"] | Precision = "auto"
-    """"auto" takes bfloat16 where the device multiplies it natively. float32 is the reference.
-    "int8" is OpenVINO's, for bundles that `wsi quantise` has prepared."""
-    batch_size: int | None = Field(default=None, ge=1)
-    """Tiles to a batch; None chooses by device."""
-    views: Literal[1, 8] = 1
-    """8 averages over rotations and reflections, eight times as slow, and gives their deviation."""
-    class_fractions: bool = True
-    """Whether tiles get their shares of tissue classes; without, the decoder is not run."""
 
 
 class Engine(Protocol):
@@ -84,89 +67,6 @@ class Engine(Protocol):
     def predict(self, rgb: NDArray[np.uint8]) -> Scores:
         """Score any number of tiles, uint8 [n, side, side, 3]."""
         ...
-
-
-def build_engine(bundle: ModelBundle, config: EngineConfig) -> Engine:
-    """Make a model ready on this machine.
-
-    Raises:
-        ConfigError: if it cannot be run here as configured.
-        BundleError: if the bundle does not hold its network's weights, or they do not give scores.
-        ShortOfMemoryError: if a batch takes more memory than there is.
-
-    """
-    # Here, since each knows this module; and torch, which takes seconds to import, is needed by its
-    # own engine alone.
-    engine: BatchEngine
-    with enough_memory(f"{bundle.source}: running it"):
-        if machine_execution(config).runtime == "openvino":
-            from wsi_pipeline.engine.openvino_engine import OpenVinoEngine
-
-            engine = OpenVinoEngine(bundle, config)
-        else:
-            from wsi_pipeline.engine.torch_engine import TorchEngine
-
-            engine = TorchEngine(bundle, config)
-        engine.try_out()
-    return engine
-
-
-def execution_of(bundle: ModelBundle, config: EngineConfig) -> Execution:
-    """Say how a model would be run on this machine.
-
-    Raises:
-        ConfigError: if it cannot be run here as configured.
-        BundleError: if its graph in 8 bits is damaged or another bundle's.
-
-    """
-    return of_bundle(bundle, machine_execution(config))
-
-
-def machine_execution(config: EngineConfig) -> Execution:
-    """Say how this machine would run any model; a graph in 8 bits is the bundle's to say.
-
-    Raises:
-        ConfigError: if it cannot be run here as configured.
-
-    """
-    device = choose_device(config.device)
-    runtime = config.runtime
-    if runtime == "auto":
-        for_openvino = kind_of(device) == "cpu" and openvino_is_installed()
-        runtime = "openvino" if for_openvino else "torch"
-    precision = choose_precision(device) if config.precision == "auto" else config.precision
-    if runtime == "openvino":
-        import_openvino()
-        if kind_of(device) != "cpu":
-            raise ConfigError(
-                f"OpenVINO runs models on the CPU here, and not on {device}. Set `engine.runtime: "
-                f"torch`, or `engine.device: cpu`."
-            )
-        if precision == "bfloat16" and choose_precision(device) != "bfloat16":
-            raise ConfigError(
-                "This CPU does not multiply bfloat16, and OpenVINO would run float32 instead. Set "
-                "`engine.precision: auto`."
-            )
-    elif precision == "int8":
-        raise ConfigError(
-            "`engine.precision: int8` is for OpenVINO on a CPU: install `wsi-pipeline[openvino]` "
-            "and set `engine.device: cpu`, or take another precision."
-        )
-    return Execution(device=kind_of(device), runtime=runtime, precision=precision)
-
-
-def of_bundle(bundle: ModelBundle, execution: Execution) -> Execution:
-    """Add the digest of the bundle's graph in 8 bits, if that is what runs.
-
-    Raises:
-        ConfigError: if there is none.
-        BundleError: if it is damaged or another bundle's.
-
-    """
-    if execution.precision != "int8":
-        return execution
-    _, digest = calibration(bundle)
-    return execution.model_copy(update={"graph": digest})
 
 
 class BatchOutput(NamedTuple):

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.engine.base import CPU_BATCH, BatchEngine, BatchOutput, EngineConfig
-from wsi_pipeline.engine.execution import Precision
-from wsi_pipeline.engine.graphs import Graph, core, exported, import_openvino, quantised
+from wsi_pipeline.engine.base import CPU_BATCH, BatchEngine, BatchOutput
+from wsi_pipeline.engine.execution import EngineConfig, Precision
+from wsi_pipeline.engine.float32 import exported
+from wsi_pipeline.engine.graphs import Graph
+from wsi_pipeline.engine.int8 import quantised
+from wsi_pipeline.engine.openvino import core, import_openvino
 from wsi_pipeline.errors import BundleError
 from wsi_pipeline.memory import is_about_memory
 from wsi_pipeline.model.bundle import ModelBundle

@@ -16,8 +16,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.engine.base import EngineConfig
-from wsi_pipeline.engine.graphs import Calibration, Graph, exported, import_openvino
+from wsi_pipeline.engine.execution import EngineConfig
+from wsi_pipeline.engine.float32 import exported
+from wsi_pipeline.engine.graphs import Graph
+from wsi_pipeline.engine.int8 import Calibration
+from wsi_pipeline.engine.openvino import import_openvino
 from wsi_pipeline.engine.openvino_engine import OpenVinoEngine
 from wsi_pipeline.engine.torch_engine import TorchEngine
 from wsi_pipeline.errors import BundleError, ConfigError

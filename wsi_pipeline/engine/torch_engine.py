@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsi_pipeline.engine.base import CPU_BATCH, GPU_BATCH, BatchEngine, BatchOutput, EngineConfig
-from wsi_pipeline.engine.device import choose_device
+from wsi_pipeline.engine.base import CPU_BATCH, GPU_BATCH, BatchEngine, BatchOutput
+from wsi_pipeline.engine.execution import EngineConfig, choose_device
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.model.network import Prediction, class_fractions
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wsi_pipeline.cluster.driver import Cluster
 from wsi_pipeline.digests import digest_of
-from wsi_pipeline.engine.base import execution_of
+from wsi_pipeline.engine.execution import execution_of
 from wsi_pipeline.errors import BundleError, ConfigError, OutputError, SlideError, WsiError
 from wsi_pipeline.facts import TilingFacts
 from wsi_pipeline.files import atomic_path, read_regular

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wsi_pipeline.engine.base import EngineConfig
-from wsi_pipeline.engine.graphs import calibration
+from wsi_pipeline.engine.execution import EngineConfig
+from wsi_pipeline.engine.int8 import calibration
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.facts import GridFacts
 from wsi_pipeline.geometry import Mpp

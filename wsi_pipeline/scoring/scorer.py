@@ -1,7 +1,8 @@
 """The model that scores a slide's tiles, on this machine or on a cluster."""
 
 from wsi_pipeline.cluster.driver import Cluster
-from wsi_pipeline.engine.base import Engine, build_engine
+from wsi_pipeline.engine.base import Engine
+from wsi_pipeline.engine.build import build_engine
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.scoring.config import ScoreConfig

@@ -28,7 +28,7 @@ from tests.benchmarks.peers.export import export, untrained_bundle
 from tests.benchmarks.peers.measure import CommandFailed, measure
 from tests.benchmarks.peers.report import Run
 from tests.benchmarks.peers.task import L0Corner, Task
-from wsi_pipeline.engine.graphs import calibration
+from wsi_pipeline.engine.int8 import calibration
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.outputs.tile_table import read_parquet

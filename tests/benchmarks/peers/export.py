@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from tests.benchmarks.big_slide import SAMPLE
 from wsi_pipeline.geometry import Box, Size
+from wsi_pipeline.model.architecture import Architecture
 from wsi_pipeline.model.bundle import ModelBundle, ModelCard
-from wsi_pipeline.model.network import Architecture, GuidedRegressionNetwork, build_network
+from wsi_pipeline.model.network import GuidedRegressionNetwork, build_network
 from wsi_pipeline.slide.slide import Slide
 
 log = logging.getLogger(__name__)

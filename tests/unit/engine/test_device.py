@@ -3,7 +3,8 @@ import ctypes
 import pytest
 import torch
 
-from wsi_pipeline.engine.device import choose_device, choose_precision, has_gpu_driver
+from wsi_pipeline.engine import execution
+from wsi_pipeline.engine.execution import choose_device, choose_precision, has_gpu_driver
 from wsi_pipeline.errors import ConfigError
 
 
@@ -39,9 +40,9 @@ def test_a_device_that_is_not_there():
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])
 def test_bfloat16_is_chosen_only_where_it_is_native(monkeypatch, device):
-    monkeypatch.setattr("wsi_pipeline.engine.device._cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setattr(execution, "_cpu_flags", lambda: frozenset({"avx512_bf16"}))
     assert choose_precision(device) == "bfloat16"
-    monkeypatch.setattr("wsi_pipeline.engine.device._cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(execution, "_cpu_flags", lambda: frozenset({"avx2"}))
     assert choose_precision(device) == "float32"
 
 

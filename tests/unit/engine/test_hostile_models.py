@@ -12,8 +12,11 @@ import safetensors.torch
 import torch
 
 from wsi_pipeline.cluster import worker as cluster_worker
-from wsi_pipeline.engine.base import EngineConfig, build_engine
-from wsi_pipeline.engine.graphs import Calibration, Graph, import_openvino, write_graph
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.execution import EngineConfig
+from wsi_pipeline.engine.graphs import Graph, write_graph
+from wsi_pipeline.engine.int8 import Calibration
+from wsi_pipeline.engine.openvino import import_openvino
 from wsi_pipeline.engine.torch_engine import TorchEngine
 from wsi_pipeline.errors import BundleError, ShortOfMemoryError
 from wsi_pipeline.memory import enough_memory
@@ -173,7 +176,7 @@ def test_a_graph_in_8_bits_that_gives_no_scores_is_refused(folder, factor, outpu
         bundle=ModelBundle.load(folder).digest, slides=1, tiles=1, seed=0, float32_share=0,
         checked_on=1, mean_error=0, max_error=0, bias=0, software={},
     )  # fmt: skip
-    write_graph(folder / "int8.safetensors", graph, how.model_dump())
+    write_graph(folder / "int8.json", graph, how.model_dump())
     config = EngineConfig(device="cpu", runtime="openvino", precision="int8", batch_size=2)
     with pytest.raises(BundleError, match=message):
         build_engine(ModelBundle.load(folder), config)
@@ -201,7 +204,8 @@ def test_too_little_memory_is_one_line(tiny_bundle, runtime):
     code = f"""
 import resource, sys
 from wsi_pipeline.model.bundle import ModelBundle
-from wsi_pipeline.engine.base import EngineConfig, build_engine
+from wsi_pipeline.engine.execution import EngineConfig
+from wsi_pipeline.engine.build import build_engine
 from wsi_pipeline.errors import ShortOfMemoryError
 config = EngineConfig(device="cpu", runtime={runtime!r}, precision="float32", batch_size=1)
 bundle = ModelBundle.load({str(tiny_bundle)!r})

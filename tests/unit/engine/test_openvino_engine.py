@@ -9,15 +9,12 @@ import torch
 import yaml
 
 from tests.helpers.engines import assert_batch_mates_do_not_matter
-from wsi_pipeline.engine import graphs
-from wsi_pipeline.engine.base import EngineConfig, build_engine
-from wsi_pipeline.engine.graphs import (
-    Graph,
-    exported,
-    openvino_is_installed,
-    read_graph,
-    write_graph,
-)
+from wsi_pipeline.engine import export
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.execution import EngineConfig
+from wsi_pipeline.engine.float32 import exported
+from wsi_pipeline.engine.graphs import Graph, read_graph, write_graph
+from wsi_pipeline.engine.openvino import openvino_is_installed
 from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.geometry import Box, Size
 from wsi_pipeline.model.architecture import Architecture
@@ -137,13 +134,13 @@ def test_a_model_that_corrects_the_ratio_of_a_finer_segmentation(bundle, tiles):
 def test_openvino_is_the_automatic_choice_on_a_cpu(bundle, monkeypatch):
     config = EngineConfig(device="cpu")
     assert build_engine(bundle, config).execution.runtime == "openvino"
-    monkeypatch.setattr("wsi_pipeline.engine.base.openvino_is_installed", lambda: False)
+    monkeypatch.setattr("wsi_pipeline.engine.execution.openvino_is_installed", lambda: False)
     assert build_engine(bundle, config).execution.runtime == "torch"
 
 
 def test_a_graph_is_exported_once(bundle, monkeypatch):
     first = exported(bundle)
-    monkeypatch.setattr(graphs, "export", None)
+    monkeypatch.setattr(export, "export", None)
     assert exported(bundle) == first
 
 
@@ -175,7 +172,8 @@ def test_a_signal_after_engines_are_gone_is_handled(bundle, tiny_bundle):
     code = (
         "import signal, sys\n"
         "from wsi_pipeline.model.bundle import ModelBundle\n"
-        "from wsi_pipeline.engine.base import EngineConfig, build_engine\n"
+        "from wsi_pipeline.engine.build import build_engine\n"
+        "from wsi_pipeline.engine.execution import EngineConfig\n"
         "config = EngineConfig(device='cpu', runtime='openvino', precision='float32')\n"
         "bundle = ModelBundle.load(sys.argv[1])\n"
         "first, second = build_engine(bundle, config), build_engine(bundle, config)\n"
@@ -191,27 +189,34 @@ def test_a_signal_after_engines_are_gone_is_handled(bundle, tiny_bundle):
 
 def test_a_damaged_graph_is_made_anew(bundle, own_cache, monkeypatch):
     kept = Graph(b"<net/>", b"0" * 100)
-    monkeypatch.setattr(graphs, "export", lambda _bundle: kept)
+    monkeypatch.setattr(export, "export", lambda _bundle: kept)
     exported(bundle)
-    (path,) = own_cache.rglob("*.safetensors")
-    whole = path.read_bytes()
-    for damage in (whole[: len(whole) // 2], b"", whole[:-9] + b"\x7f" + whole[-8:]):
-        path.write_bytes(damage)
+    paths = [path for path in own_cache.rglob("*") if path.suffix in (".json", ".xml", ".bin")]
+    assert len(paths) == 3
+    for path in paths:
+        whole = path.read_bytes()
+        for damage in (whole[: len(whole) // 2], b"", whole[:-4] + b"\x7f" + whole[-3:]):
+            path.write_bytes(damage)
+            assert exported(bundle) == kept
+            assert path.read_bytes() == whole
+        path.unlink()
         assert exported(bundle) == kept
         assert path.read_bytes() == whole
 
 
 def test_a_graph_of_another_bundle_is_not_taken(bundle, plain_bundle, own_cache, monkeypatch):
-    monkeypatch.setattr(graphs, "export", lambda of: Graph(of.digest.encode(), b"0"))
+    monkeypatch.setattr(export, "export", lambda of: Graph(of.digest.encode(), b"0"))
     other, mine = exported(plain_bundle), exported(bundle)
-    files = {read_graph(path)[0]: path for path in own_cache.rglob("*.safetensors")}
-    files[mine].write_bytes(files[other].read_bytes())
+    files = {read_graph(path)[0]: path for path in own_cache.rglob("*.json")}
+    for suffix in (".json", ".xml", ".bin"):
+        theirs = files[other].with_suffix(suffix)
+        files[mine].with_suffix(suffix).write_bytes(theirs.read_bytes())
     assert exported(bundle) == mine
 
 
 def test_no_place_to_keep_a_graph(bundle, own_cache, monkeypatch, caplog):
     own_cache.write_text("a file")
-    monkeypatch.setattr(graphs, "export", lambda _bundle: Graph(b"<net/>", b"0"))
+    monkeypatch.setattr(export, "export", lambda _bundle: Graph(b"<net/>", b"0"))
     assert exported(bundle) == Graph(b"<net/>", b"0")
     assert "XDG_CACHE_HOME" in caplog.text
 
@@ -236,16 +241,16 @@ def test_openvino_is_missing(bundle, monkeypatch):
     ],
 )
 def test_what_cannot_be_run(bundle, monkeypatch, settings, message):
-    monkeypatch.setattr("wsi_pipeline.engine.device._cpu_flags", frozenset)
+    monkeypatch.setattr("wsi_pipeline.engine.execution._cpu_flags", frozenset)
     with pytest.raises(ConfigError, match=message):
         engine_of(bundle, **settings)
 
 
 def test_a_file_that_is_no_graph(tmp_path):
-    path = tmp_path / "graph.safetensors"
+    path = tmp_path / "graph.json"
     write_graph(path, Graph(b"<net/>", b"0"), {})
     assert read_graph(path) == (Graph(b"<net/>", b"0"), {})
-    for content in (b"", b"{}", path.read_bytes()[:60]):
+    for content in (b"", b"{}", b"[]", b"1", b"[" * 100_000, path.read_bytes()[:60]):
         path.write_bytes(content)
         with pytest.raises(BundleError, match="damaged"):
             read_graph(path)

@@ -8,10 +8,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from wsi_pipeline.engine import graphs
+from wsi_pipeline.engine import int8
 from wsi_pipeline.engine import quantise as module
-from wsi_pipeline.engine.base import EngineConfig, build_engine, execution_of
-from wsi_pipeline.engine.graphs import Calibration, Graph, calibration, keep_quantised, quantised
+from wsi_pipeline.engine.build import build_engine
+from wsi_pipeline.engine.execution import EngineConfig, execution_of
+from wsi_pipeline.engine.graphs import Graph
+from wsi_pipeline.engine.int8 import Calibration, calibration, keep_quantised, quantised
 from wsi_pipeline.engine.quantise import MAX_MEAN_ERROR, quantise
 from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
@@ -75,7 +77,7 @@ def test_a_quantised_bundle_scores_as_before(slides_dir, tmp_path):
     again = ModelBundle.load(bundle.folder)
     assert again.digest == digest
     again.save(bundle.folder)
-    assert json.loads(path.with_suffix(".json").read_text())["mean_error"] == cost.mean_error
+    assert json.loads(path.read_text())["mean_error"] == cost.mean_error
 
     engine = build_engine(again, INT8)
     facts = scoring_facts(engine)
@@ -140,11 +142,16 @@ def test_a_damaged_graph_is_refused(bundle):
     path = keep_quantised(bundle, GRAPH, a_calibration(bundle))
     assert quantised(bundle) == GRAPH
     assert execution_of(bundle, INT8).graph == GRAPH.digest
-    whole = path.read_bytes()
-    for content in (b"", whole[:100], whole[:-1] + b"?"):
-        path.write_bytes(content)
-        with pytest.raises(BundleError, match="damaged"):
-            quantised(bundle)
+    for part in (path, path.with_suffix(".xml"), path.with_suffix(".bin")):
+        whole = part.read_bytes()
+        for content in (b"", whole[: len(whole) // 2], whole[:-2] + b"?"):
+            part.write_bytes(content)
+            with pytest.raises(BundleError, match="damaged"):
+                quantised(bundle)
+        part.write_bytes(whole)
+    path.with_suffix(".bin").unlink()
+    with pytest.raises(BundleError, match=r"int8\.json is damaged \(int8\.bin is missing\)"):
+        quantised(bundle)
 
 
 def test_a_bundle_that_was_not_quantised(bundle):
@@ -158,8 +165,8 @@ def test_a_folder_that_cannot_be_written(bundle, cache, monkeypatch):
             raise PermissionError(13, os.strerror(13), str(path))
         original(path, graph, record)
 
-    original = graphs.write_graph
-    monkeypatch.setattr(graphs, "write_graph", write)
+    original = int8.write_graph
+    monkeypatch.setattr(int8, "write_graph", write)
     path = keep_quantised(bundle, GRAPH, a_calibration(bundle))
     assert path.is_relative_to(cache)
     assert quantised(bundle) == GRAPH

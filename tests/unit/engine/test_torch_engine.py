@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from tests.helpers.engines import assert_batch_mates_do_not_matter
-from wsi_pipeline.engine.base import EngineConfig, dihedral_views
+from wsi_pipeline.engine.base import dihedral_views
+from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.engine.torch_engine import TorchEngine
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.model.network import class_fractions

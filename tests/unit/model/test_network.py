@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.model.architecture import CLASSES, Architecture
+from wsi_pipeline.model.backbones import RegressionBackbone
 from wsi_pipeline.model.network import (
     GuidedRegressionNetwork,
     Normalise,
-    RegressionBackbone,
     RegressionNetwork,
     SegmentationNetwork,
     build_network,

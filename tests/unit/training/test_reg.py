@@ -15,7 +15,8 @@ from training.reg import (
     start_as_identities,
 )
 from wsi_pipeline.model.architecture import Architecture
-from wsi_pipeline.model.network import RegressionBackbone, build_network
+from wsi_pipeline.model.backbones import RegressionBackbone
+from wsi_pipeline.model.network import build_network
 
 LITE = "tf_efficientnet_lite0"
 CARD = CardConfig(

@@ -1,18 +1,35 @@
-"""A network as a model of OpenVINO, which computes the same in float32."""
+"""Turns a bundle's network into a graph of OpenVINO, which computes the same in float32."""
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from wsi_pipeline.engine.graphs import import_openvino
+from wsi_pipeline.engine.graphs import Graph
+from wsi_pipeline.engine.openvino import import_openvino
+from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.model.network import RegressionNetwork, class_fractions
 
 if TYPE_CHECKING:
     import openvino
 
+log = logging.getLogger(__name__)
 
-def traced(network: RegressionNetwork, side: int) -> "openvino.Model":
+
+def export(bundle: ModelBundle) -> Graph:
+    """Turn a bundle into a graph in float32.
+
+    Raises:
+        ConfigError: if OpenVINO is not installed.
+        BundleError: if the bundle does not hold its network's weights.
+
+    """
+    log.info("Exporting %s for OpenVINO; done once", bundle.card.name)
+    return Graph.of(_traced(bundle.network(), bundle.card.tile_px))
+
+
+def _traced(network: RegressionNetwork, side: int) -> "openvino.Model":
     """Convert a network; takes about as long as scoring ten tiles by torch.
 
     Args:
@@ -21,9 +38,6 @@ def traced(network: RegressionNetwork, side: int) -> "openvino.Model":
 
     Returns:
         a model with inputs and outputs as `wsi_pipeline.engine.graphs` tells.
-
-    Raises:
-        ConfigError: if OpenVINO is not installed.
 
     """
     pixels = torch.zeros(2, side, side, 3, dtype=torch.uint8)
