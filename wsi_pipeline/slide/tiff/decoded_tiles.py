@@ -1,11 +1,12 @@
 """Decoded tiles, shared by the threads that read a slide."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 WANTED_BYTES = 112 << 20
@@ -29,8 +30,8 @@ class TileCache:
     ) -> None:
         self._decoded = threading.Condition()
         self._decoding: set[Hashable] = set()
-        self._wanted = _Shelf(wanted_bytes)
-        self._used_up = _Shelf(used_up_bytes)
+        self._wanted = _shelf(wanted_bytes)
+        self._used_up = _shelf(used_up_bytes)
 
     def get(
         self, key: Hashable, decode: Callable[[], NDArray[np.uint8]], use_px: int
@@ -46,7 +47,7 @@ class TileCache:
         with self._decoded:
             while key in self._decoding:
                 self._decoded.wait()
-            kept = self._wanted.take(key) or self._used_up.take(key)
+            kept: _Kept | None = self._wanted.pop(key, None) or self._used_up.pop(key, None)
             if kept is not None:
                 self._put(key, kept, use_px)
                 return kept.pixels
@@ -65,7 +66,8 @@ class TileCache:
     def _put(self, key: Hashable, kept: "_Kept", use_px: int) -> None:
         kept.unused_px -= use_px
         shelf = self._wanted if kept.unused_px > 0 else self._used_up
-        shelf.put(key, kept)
+        if kept.pixels.nbytes <= shelf.maxsize:
+            shelf[key] = kept
 
 
 @dataclass(slots=True, eq=False)
@@ -74,23 +76,6 @@ class _Kept:
     unused_px: int
 
 
-class _Shelf:
-    """Gives up what has lain there longest when there is no more room."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
-
-    def take(self, key: Hashable) -> _Kept | None:
-        kept = self._kept.pop(key, None)
-        if kept is not None:
-            self._bytes -= kept.pixels.nbytes
-        return kept
-
-    def put(self, key: Hashable, kept: _Kept) -> None:
-        self._kept[key] = kept
-        self._bytes += kept.pixels.nbytes
-        while self._bytes > self._max_bytes:
-            _, oldest = self._kept.popitem(last=False)
-            self._bytes -= oldest.pixels.nbytes
+def _shelf(max_bytes: int) -> Any:  # noqa: ANN401 - cachetools has no types
+    """Return what gives up the tiles that have lain there longest when there is no more room."""
+    return LRUCache(max_bytes, getsizeof=lambda kept: kept.pixels.nbytes)

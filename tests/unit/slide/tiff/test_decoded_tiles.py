@@ -63,7 +63,7 @@ def test_it_is_bounded_and_gives_up_what_is_used_up_first():
         cache.get(number, decoder(number), SIDE * SIDE)
     for number in (100, 101, 102):
         cache.get(number, decoder(number), 1)
-    held = sum(len(shelf._kept) for shelf in (cache._wanted, cache._used_up))
+    held = sum(len(shelf) for shelf in (cache._wanted, cache._used_up))
     assert held == 4
     decoder.asked.clear()
     for number in (100, 101, 102, 99):
@@ -96,7 +96,15 @@ def test_a_grid_decodes_each_tile_once_in_memory_that_does_not_grow_with_its_are
                     width = min(left + patch, column * SIDE + SIDE) - max(left, column * SIDE)
                     place = (row, column)
                     cache.get(place, partial(decode, place), height * width)
-            most = max(most, cache._wanted._bytes + cache._used_up._bytes)
+            most = max(most, cache._wanted.currsize + cache._used_up.currsize)
     assert len(decoded) >= across * down
     assert set(decoded.values()) == {1}
     assert most <= (across + 12) * TILE_BYTES
+
+
+def test_a_tile_larger_than_the_memory_is_not_kept_and_displaces_nothing():
+    cache, decoder = TileCache(wanted_bytes=TILE_BYTES, used_up_bytes=TILE_BYTES), Decoder()
+    cache.get(1, decoder(1), 1)
+    assert cache.get("large", lambda: np.ones((SIDE, 2 * SIDE, 3), np.uint8), 1).all()
+    cache.get(1, decoder(1), 1)
+    assert decoder.asked == [1]
