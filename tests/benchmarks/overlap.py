@@ -28,7 +28,8 @@ from wsi_pipeline.scoring.scorer import start_engine
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tiles.fill import fill
 from wsi_pipeline.tiles.grid import tile_grid
-from wsi_pipeline.tiles.store import NAME, TileStore
+from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store_place import STORE_NAME
 
 REPEATS = (1, 2, 4)
 """Of the slide, in each direction."""
@@ -52,7 +53,7 @@ def alone(path: Path, folder: Path, config: ScoreConfig, engine: Engine) -> dict
         tiling = tiling_facts(slide, slide.digest(), config)
         mask = find_tissue(slide, folder, config)
         grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
-        store = open_store(folder / NAME, grid, tiling)
+        store = open_store(folder / STORE_NAME, grid, tiling)
         lap("digest and tissue")
         with fill(slide, store, workers=config.workers, pixels="until scored") as shards:
             deque(shards, maxlen=0)
@@ -67,7 +68,7 @@ def outputs(path: Path, folder: Path, config: ScoreConfig) -> float:
     """Return the seconds that writing the outputs of a scored slide takes."""
     start = time.perf_counter()
     with Slide.open(path) as slide:
-        write_outputs(folder, TileStore(folder / NAME), config.overlay, slide)
+        write_outputs(folder, TileStore(folder / STORE_NAME), config.overlay, slide)
     return time.perf_counter() - start
 
 

@@ -5,7 +5,7 @@ python -m tests.benchmarks.scaling_model
 
 from dataclasses import dataclass, replace
 
-from wsi_pipeline.tiles.store import CHUNK_TILES
+from wsi_pipeline.tiles.store_layout import CHUNK_TILES
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import zarr
 
 from wsi_pipeline.scoring.folder import NEXT
 from wsi_pipeline.tile_data import TileState
-from wsi_pipeline.tiles.store import NAME, TileStore
+from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store_place import STORE_NAME
 
 NOT_COMPARED = {"run.log", ".lock"}
 MIDDLE = {"half tiled", "half scored"}
@@ -18,9 +19,9 @@ def stage_of(folder: Path) -> tuple[str, int]:
     """Say what a killed run was at, and how many tiles it had scored."""
     if (folder / "summary.json").exists():
         return "finished", 0
-    if not (folder / NAME).exists():
+    if not (folder / STORE_NAME).exists():
         return "before the store", 0
-    store = TileStore(folder / NAME)
+    store = TileStore(folder / STORE_NAME)
     state = np.concatenate([store.state(shard) for shard in store.shards])
     if (state == TileState.PENDING).all():
         return "empty store", 0
@@ -36,7 +37,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def assert_same(folder: Path, whole: Path) -> None:
     """Compare all files byte by byte; first the stores' arrays, which say more if they differ."""
-    group, expected = (zarr.open_group(at / NAME, mode="r") for at in (folder, whole))
+    group, expected = (zarr.open_group(at / STORE_NAME, mode="r") for at in (folder, whole))
     assert dict(group.attrs) == dict(expected.attrs)
     assert set(group.array_keys()) == set(expected.array_keys())
     for name, array in expected.arrays():
@@ -50,7 +51,11 @@ def assert_whole(folder: Path, whole: Path) -> None:
     """Whatever has its final name is what it will be in the end, also while others write."""
     for path in _compared(folder):
         name = path.relative_to(folder)
-        if NAME in name.parts or name.name.startswith(".partial-") or name.name == "outcome.json":
+        if (
+            STORE_NAME in name.parts
+            or name.name.startswith(".partial-")
+            or name.name == "outcome.json"
+        ):
             continue  # the last is there while a slide gives no figure
         final = Path(*(part for part in name.parts if part != NEXT))
         try:
@@ -68,15 +73,15 @@ def committed(folder: Path) -> dict[Path, int]:
             for path in _compared(folder)
             if path.name != "outcome.json"  # goes away a moment after the summary has come
         }
-    if not (folder / NAME / "zarr.json").exists():
+    if not (folder / STORE_NAME / "zarr.json").exists():
         return {}
-    store = TileStore(folder / NAME)
+    store = TileStore(folder / STORE_NAME)
     ends = {TileState.SCORED, TileState.UNREADABLE}
     return {
         path: path.stat().st_mtime_ns
         for number, shard in enumerate(store.shards)
         if set(store.state(shard)) <= ends
-        for path in (folder / NAME / "cellularity" / "c" / str(number),)
+        for path in (folder / STORE_NAME / "cellularity" / "c" / str(number),)
     }
 
 

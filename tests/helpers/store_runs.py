@@ -15,6 +15,7 @@ from wsi_pipeline.tile_data import Scores
 from wsi_pipeline.tiles.fill import Pixels, fill
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store_resume import create_or_resume
 
 TILE, CLASSES = 8, 4
 
@@ -70,7 +71,7 @@ def run(
     stop_after: int | None = None,
 ) -> TileStore:
     """Do what `score_slide` does with its store; leave off when so many shards are scored."""
-    store = TileStore.create_or_resume(path, grid_of(count), tile_px=TILE, tiling={"slide": "x"})
+    store = create_or_resume(path, grid_of(count), tile_px=TILE, tiling={"slide": "x"})
     store.begin_scoring({"bundle": "x"}, CLASSES)
     with fill(slide or NoisySlide(), store, workers=1, pixels=pixels) as shards:  # type: ignore[arg-type]
         if stop_after == 0:

@@ -18,7 +18,10 @@ from wsi_pipeline.night.plan import Cohort, recall, remember
 from wsi_pipeline.night.report import Night, write_night
 from wsi_pipeline.scoring.filing import pseudonym
 from wsi_pipeline.slide.files import SlideFile, content_digest
-from wsi_pipeline.tiles.store import StoreConfig, TileStore, _sealed
+from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store_layout import sealed
+from wsi_pipeline.tiles.store_place import StoreConfig
+from wsi_pipeline.tiles.store_resume import create_or_resume
 
 WRONG = ("../../../tmp/x", "", "a" * 31, "a" * 33, "A" * 32, "a" * 32 + "\n", 7, None, ["a" * 32])
 
@@ -45,7 +48,7 @@ def test_a_planted_digest_leads_nowhere(tmp_path, digest):
 def test_a_store_whose_digest_is_a_path_is_damaged(store, name):  # noqa: F811
     metadata = json.loads((store.path / "zarr.json").read_text())
     metadata["attributes"][name] = "../../../x"
-    metadata["attributes"] = _sealed(metadata["attributes"])  # whoever writes it can seal it
+    metadata["attributes"] = sealed(metadata["attributes"])  # whoever writes it can seal it
     (store.path / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(StoreError, match="the store is damaged"):
         getattr(TileStore(store.path), name)
@@ -90,15 +93,15 @@ def test_a_store_elsewhere_is_not_written_through_links(tmp_path, store):  # noq
     root.mkdir()
     (root / "slide").symlink_to(elsewhere)
     with pytest.raises(OutputError, match="this is a link"):
-        TileStore.create_or_resume(place, store.grid, tile_px=64, tiling={"a": 1})
+        create_or_resume(place, store.grid, tile_px=64, tiling={"a": 1})
     (root / "slide").unlink()
-    made = TileStore.create_or_resume(place, store.grid, tile_px=64, tiling={"a": 1})
+    made = create_or_resume(place, store.grid, tile_px=64, tiling={"a": 1})
     state = made.path / "state" / "c"
     if state.exists():
         state.rename(tmp_path / "state")
     state.symlink_to(elsewhere)
     with pytest.raises(OutputError, match="this is a link"):
-        TileStore.create_or_resume(place, store.grid, tile_px=64, tiling={"a": 1})
+        create_or_resume(place, store.grid, tile_px=64, tiling={"a": 1})
     assert list(elsewhere.iterdir()) == []
 
 

@@ -22,7 +22,8 @@ from wsi_pipeline.scoring.rewrite import write_again
 from wsi_pipeline.scoring.verify import faults
 from wsi_pipeline.slide.files import content_digest
 from wsi_pipeline.tiles.grid import GridConfig
-from wsi_pipeline.tiles.store import StoreConfig, TileStore
+from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store_place import StoreConfig
 
 SLIDE = "block.tif"
 HERE = StoreConfig()

@@ -17,7 +17,7 @@ from wsi_pipeline.outputs.provenance import Settings
 from wsi_pipeline.scoring.filing import Names
 from wsi_pipeline.slide.readers.protocol import Backend
 from wsi_pipeline.tiles.grid import GridConfig
-from wsi_pipeline.tiles.store import StoreConfig
+from wsi_pipeline.tiles.store_place import StoreConfig
 from wsi_pipeline.tiles.tissue import TissueConfig
 from wsi_pipeline.validation import load_yaml, problems
 

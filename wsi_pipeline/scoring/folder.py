@@ -29,8 +29,8 @@ from wsi_pipeline.outputs.provenance import Provenance, Settings
 from wsi_pipeline.outputs.summary import OutputFile, SlideSummary, write_summary
 from wsi_pipeline.slide.access import AWAY
 from wsi_pipeline.slide.files import content_digest
-from wsi_pipeline.tiles.store import NAME, StoreConfig, TileStore
-from wsi_pipeline.tiles.store_place import StorePath
+from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store_place import STORE_NAME, StoreConfig, StorePath
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def roll_forward(folder: Path) -> None:
     summary = read_summary(staged)
     if summary is None:
         return
-    made, place = staged / NAME, folder / NAME
+    made, place = staged / STORE_NAME, folder / STORE_NAME
     if is_store_of(made, summary.provenance):
         if place.exists():
             _set_aside(place)
@@ -160,10 +160,10 @@ def store_place(
     try:
         store = TileStore(place)
     except StoreError:
-        return folder / NEXT / NAME
+        return folder / NEXT / STORE_NAME
     same_scores = scoring_digest is None or store.scoring_digest == scoring_digest
     same = store.tiling_digest == tiling_digest and same_scores
-    return place if same else folder / NEXT / NAME
+    return place if same else folder / NEXT / STORE_NAME
 
 
 def is_store_of(path: StorePath, provenance: Provenance) -> bool:

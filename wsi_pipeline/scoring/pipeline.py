@@ -51,6 +51,7 @@ from wsi_pipeline.tiles.fill import fill
 from wsi_pipeline.tiles.grid import TileGrid, mask_area_mm2, require_resolution, tile_grid
 from wsi_pipeline.tiles.store import TileStore
 from wsi_pipeline.tiles.store_place import StorePath
+from wsi_pipeline.tiles.store_resume import create_or_resume
 from wsi_pipeline.tiles.tissue import BLURRED_ABOVE, tissue_of
 
 log = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ def open_store(path: StorePath, grid: TileGrid, tiling: TilingFacts) -> TileStor
 
     """
     log.info("%d of %d tiles hold tissue", len(grid), grid.n_candidates)
-    return TileStore.create_or_resume(
+    return create_or_resume(
         path, grid, tile_px=tiling.grid.tile_px, tiling=tiling.model_dump(mode="json")
     )
 

@@ -23,7 +23,8 @@ from wsi_pipeline.scoring.folder import (
     output_file,
     read_summary,
 )
-from wsi_pipeline.tiles.store import StoreConfig, TileStore
+from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store_place import StoreConfig
 
 AGAIN = "Run the same `wsi score` or night again"
 REMADE = f"{AGAIN}: what is gone is written again from the store, or scored again without one."

@@ -15,11 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel, ConfigDict, field_validator
 from upath import UPath
 from zarr.storage import FsspecStore
 
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.files import is_url, secret_in
+
+STORE_NAME = "tiles.zarr"
 
 ROOT_METADATA = "zarr.json"
 """Of a group or an array; in an object store its presence says that all else is there."""
@@ -29,6 +32,43 @@ FLUSHES = 16
 
 StorePath = Path | UPath
 """A folder, or a prefix in an object store."""
+
+
+class StoreConfig(BaseModel):
+    """Where tiles are kept while a slide is being scored, and scores for ever."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    root: str | None = None
+    """A folder or fsspec URL that gets one folder per slide; None is the output folder. Give each
+    output folder a root of its own: its lock guards the stores too."""
+
+    pixels: bool = True
+    """Whether pixels are stored until they are scored, so that a run that is killed need not read
+    them again. With `keep_tiles` they are stored in any case."""
+
+    @field_validator("root")
+    @classmethod
+    def _without_credentials(cls, root: str | None) -> str | None:
+        if root is not None:
+            try:
+                store_path(root)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return root
+
+    def path(self, folder: Path) -> StorePath:
+        """Return where the store of a slide is, given its folder of outputs.
+
+        Raises:
+            ConfigError: if the root cannot be used.
+
+        """
+        return (
+            folder / STORE_NAME
+            if self.root is None
+            else store_path(self.root) / folder.name / STORE_NAME
+        )
 
 
 def store_path(location: str | Path) -> StorePath:

@@ -11,7 +11,9 @@ from wsi_pipeline.errors import DamagedStoreError
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.tile_data import Measures, Scores, ShardPixels, TileState
 from wsi_pipeline.tiles.grid import TileGrid
-from wsi_pipeline.tiles.store import TileStore, shard_tiles
+from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store_layout import shard_tiles
+from wsi_pipeline.tiles.store_resume import create_or_resume
 
 TILE = 64
 
@@ -56,7 +58,7 @@ def scores_of(n, seed=0):
 def made(path, tiling=None, n=37):
     """A store with room for pixels: a new one, or the one that is there."""
     tiling = {"a": 1} if tiling is None else tiling
-    store = TileStore.create_or_resume(path, grid_of(n), tile_px=TILE, tiling=tiling)
+    store = create_or_resume(path, grid_of(n), tile_px=TILE, tiling=tiling)
     store.make_room_for_pixels()
     return store
 
@@ -96,7 +98,7 @@ def test_what_zarr_was_writing_when_it_was_killed_is_cleared_away(store):
     half_written = store.path / "rgb" / "c" / "0" / "0" / "0" / "0.123abc.partial"
     half_written.parent.mkdir(parents=True)
     half_written.write_bytes(b"half")
-    resumed = TileStore.create_or_resume(store.path, grid_of(37), tile_px=TILE, tiling={"a": 1})
+    resumed = create_or_resume(store.path, grid_of(37), tile_px=TILE, tiling={"a": 1})
     assert resumed.path == store.path
     assert not half_written.exists()
 
@@ -232,7 +234,7 @@ def test_a_store_appears_only_when_it_is_whole(tmp_path, monkeypatch):
     path = tmp_path / "tiles.zarr"
     (tmp_path / ".partial-tiles.zarr").mkdir()
     (tmp_path / ".partial-tiles.zarr" / "zarr.json").write_text("{half")
-    TileStore.create_or_resume(path, grid_of(3), tile_px=TILE, tiling={})
+    create_or_resume(path, grid_of(3), tile_px=TILE, tiling={})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tiles.zarr"]
 
 

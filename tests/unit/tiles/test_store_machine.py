@@ -31,8 +31,10 @@ from tests.helpers.store_runs import CLASSES, TILE, MeanModel, NoisySlide, figur
 from wsi_pipeline.errors import DamagedStoreError
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.tile_data import Measures, ShardPixels, TileState
+from wsi_pipeline.tiles import checked_arrays
 from wsi_pipeline.tiles import store as library
 from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store_resume import create_or_resume
 
 COUNT = 20
 SHARDS = [slice(0, 8), slice(8, 16), slice(16, 20)]
@@ -89,7 +91,8 @@ class Beside(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         # Takes nearly all of the time, and no kill of a process shows the difference.
-        self.patch.setattr(library, "flush", lambda *_: None)
+        for module in (library, checked_arrays):
+            self.patch.setattr(module, "flush", lambda *_: None)
         self.folder = Path(tempfile.mkdtemp())
         self.path = self.folder / "tiles.zarr"
         self.expected = [PENDING] * len(SHARDS)
@@ -212,7 +215,7 @@ class Beside(RuleBasedStateMachine):
 
 
 def opened(path: Path) -> TileStore:
-    store = TileStore.create_or_resume(path, grid_of(COUNT), tile_px=TILE, tiling={"slide": "x"})
+    store = create_or_resume(path, grid_of(COUNT), tile_px=TILE, tiling={"slide": "x"})
     store.begin_scoring({"bundle": "x"}, CLASSES)
     return store
 

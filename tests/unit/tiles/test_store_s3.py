@@ -14,8 +14,8 @@ from tests.unit.tiles.test_store import grid_of, made, pixels_of, scores_of
 from wsi_pipeline.digests import digest_of
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.tile_data import TileState
-from wsi_pipeline.tiles.store import StoreConfig, TileStore
-from wsi_pipeline.tiles.store_place import store_path, zarr_store
+from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store_place import StoreConfig, store_path, zarr_store
 
 
 @pytest.fixture(scope="module")
