@@ -57,16 +57,17 @@ def reference() -> Iterator[tuple[str, str, str]]:
     for stub in sorted(LIBRARY.rglob("__init__.pyi")):
         package = ".".join(stub.parent.relative_to(ROOT).parts)
         docstring = ast.get_docstring(ast.parse(stub.with_suffix(".py").read_text("utf-8"))) or ""
-        names = "\n\n".join(f"::: {name}" for name in handed_out(stub))
+        names = "\n\n".join(f"::: {name}" for name in handed_out(stub, package))
         uri = f"reference/{package.rpartition('.')[2]}.md"
         yield uri, package, f"# `{package}`\n\n{docstring}\n\n{names}\n"
 
 
-def handed_out(stub: Path) -> Iterator[str]:
+def handed_out(stub: Path, package: str) -> Iterator[str]:
     """Yield the full names of what a package's stub hands out."""
     for node in ast.parse(stub.read_text("utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names if alias.asname)
+        if isinstance(node, ast.ImportFrom):
+            module = f"{package}.{node.module}" if node.level else node.module
+            yield from (f"{module}.{alias.name}" for alias in node.names if alias.asname)
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
