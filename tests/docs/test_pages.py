@@ -33,6 +33,12 @@ def test_files_and_modules_that_are_named_exist(page: str) -> None:
     assert [name for name in sorted(modules) if find_spec(name) is None] == []
 
 
+def test_the_architecture_answers_twenty_questions_with_files() -> None:
+    rows = re.findall(r"^\| (\d+) \| .+\? \| (.+) \|$", TEXTS["docs/architecture.md"], re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 21))
+    assert all(FILE.search(answer) for _, answer in rows)
+
+
 def test_the_picture_of_the_layers_is_that_of_the_contract() -> None:
     """Draw it again with `python -m tools.layers`."""
     assert layers.PICTURE.read_text("utf-8") == layers.picture(ROOT)
