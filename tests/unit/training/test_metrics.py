@@ -21,7 +21,7 @@ from training.metrics import (
     prediction_probability,
     spearman,
 )
-from training.paper import TABLE_1_VALIDATION, TABLES_3_TO_5_CONFUSION
+from training.tables.paper import TABLE_1_VALIDATION, TABLES_3_TO_5_CONFUSION
 
 LEVELS = st.integers(0, 6).map(lambda level: level / 6)
 PAIRS = st.lists(st.tuples(LEVELS, LEVELS), min_size=2, max_size=25)
