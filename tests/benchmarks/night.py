@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from tests.helpers.made import write_slide
-from tools.kills import a_night
+from tests.helpers.nights import a_night
 from training.synthetic import generate_region
 from wsi_pipeline.model.bundle import DEMO_BUNDLE
 from wsi_pipeline.night.config import CrewConfig, InboxConfig, NightConfig

@@ -11,8 +11,8 @@ import yaml
 
 pytest.importorskip("prefect")
 
+from tests.helpers.nights import ENDS, Copying, Inbox, Nights, a_night, night_config
 from tests.helpers.prefect_site import DEADLINE_S, Site, wait_until
-from tools.kills import ENDS, Copying, Inbox, Nights, a_night, night_config
 
 INCOMPLETE = ("FAILED", "Incomplete")
 COMPLETED = ("COMPLETED", "Completed")

@@ -11,7 +11,8 @@ from collections import Counter
 import pytest
 
 from tests.helpers.trial import BUGS, CRASH, DAMAGED, HANG, MEMORY, OK, Child
-from tools.fuzz import dissect, fuzz, mutated
+from tools.fuzz import fuzz
+from tools.mutations import dissect, mutated
 
 pytestmark = pytest.mark.slides
 
