@@ -1,4 +1,4 @@
-"""Nights over a mixed inbox, by a real Prefect server and worker, any part of which can be killed."""
+"""Nights over a mixed inbox, by a real Prefect server and worker, each of which can be killed."""
 
 import csv
 import logging
@@ -25,7 +25,8 @@ from wsi_pipeline.night.config import CrewConfig, InboxConfig, NightConfig
 from wsi_pipeline.night.plan import Cohort
 from wsi_pipeline.night.report import NIGHTS, Night
 from wsi_pipeline.night.run import NightRun
-from wsi_pipeline.tiles.store import NAME, TileStore
+from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store_place import STORE_NAME
 
 log = logging.getLogger(__name__)
 
@@ -314,14 +315,14 @@ class Nights:
         for name in GOOD:
             folder = self.out / Path(name).stem
             if stage_of(folder)[0] in MIDDLE:
-                count += TileStore(folder / NAME).shards[0].stop
+                count += TileStore(folder / STORE_NAME).shards[0].stop
         return count
 
     def traces(self) -> set[tuple[Path, int]]:
         """What changes as the work goes on."""
         found = set()
         for folder in self.folders():
-            for path in (*folder.iterdir(), *folder.glob(f"{NAME}/state/c/*")):
+            for path in (*folder.iterdir(), *folder.glob(f"{STORE_NAME}/state/c/*")):
                 try:
                     found.add((path, path.stat().st_mtime_ns))
                 except FileNotFoundError:
@@ -379,6 +380,6 @@ def assert_counts_add_up(folder: Path) -> None:
     ends = [number for number, (_, what) in enumerate(said) if what == "scored,"]
     last = ends[0]
     before = int(said[last - 1][0]) if last else 0
-    assert before + int(said[last][0]) == TileStore(folder / NAME).n_scored, log
+    assert before + int(said[last][0]) == TileStore(folder / STORE_NAME).n_scored, log
     # Runs that were killed after the last tile left nothing to score.
     assert not any(int(said[end][0]) for end in ends[1:]), log
