@@ -29,7 +29,11 @@ def intersection_over_union(confusion: NDArray[np.int64]) -> NDArray[np.float64]
 
 
 def mean_iou(confusion: NDArray[np.int64]) -> float:
-    """Mean IoU over the classes that are there or predicted."""
+    """Mean IoU over the classes that are there or predicted.
+
+    >>> mean_iou(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+    0.775
+    """
     return float(np.nanmean(intersection_over_union(confusion)))
 
 
@@ -54,6 +58,9 @@ def prediction_probability(truth: ArrayLike, prediction: ArrayLike) -> float:
 
     Returns:
         PK in 0..1; NaN if all truths are equal.
+
+    >>> round(prediction_probability([0.0, 0.5, 1.0], [0.1, 0.9, 0.4]), 3)
+    0.667
 
     References:
         Smith, Dutton and Smith, Statistics in Medicine 15 (1996), 1199-1215.
@@ -92,7 +99,11 @@ def mean_squared_error(truth: ArrayLike, prediction: ArrayLike) -> float:
 
 
 def bias(truth: ArrayLike, prediction: ArrayLike) -> float:
-    """Mean of score minus truth: above 0 for a model that scores too high."""
+    """Mean of score minus truth: above 0 for a model that scores too high.
+
+    >>> bias(truth=[0.25, 0.5], prediction=[0.5, 0.75])
+    0.25
+    """
     return float(np.mean(_errors(truth, prediction)))
 
 
@@ -106,6 +117,11 @@ def intraclass_correlation(ratings: ArrayLike) -> float:
 
     Returns:
         At most 1; NaN for a single target or rater, or if there is no spread to explain.
+
+    >>> intraclass_correlation([[0.1, 0.1], [0.5, 0.5], [0.9, 0.9]])
+    1.0
+    >>> round(intraclass_correlation([[0.1, 0.3], [0.5, 0.7], [0.9, 1.1]]), 2)
+    0.89
 
     References:
         Shrout and Fleiss, Psychological Bulletin 86 (1979), 420-428.

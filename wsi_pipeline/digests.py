@@ -23,7 +23,11 @@ _SHA256: Final[TypeAdapter[str]] = TypeAdapter(Sha256)
 
 
 def digest_of(value: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a JSON-able mapping, independent of the order of its keys."""
+    """Return the SHA-256 of a JSON-able mapping, independent of the order of its keys.
+
+    >>> digest_of({"mpp": 0.5, "tile_px": 512}) == digest_of({"tile_px": 512, "mpp": 0.5})
+    True
+    """
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

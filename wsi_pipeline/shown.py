@@ -27,7 +27,11 @@ signs, a spreadsheet splits lines at semicolons, those within quotes included.""
 
 
 def shown(text: object) -> str:
-    """Return a text on one line, without characters that steer terminals or turn the writing."""
+    r"""Return a text on one line, without characters that steer terminals or turn the writing.
+
+    >>> shown("a slide\nof two lines")
+    'a slide of two lines'
+    """
     return "".join(map(_fit, str(text)))
 
 
@@ -43,7 +47,11 @@ def markdown(text: object) -> str:
 
 
 def spreadsheet_cell(text: object) -> str:
-    """Return a text on one line for a CSV, of which no spreadsheet makes a formula."""
+    """Return a text on one line for a CSV, of which no spreadsheet makes a formula.
+
+    >>> spreadsheet_cell("=1+1.svs")
+    "'=1+1.svs"
+    """
     return _FORMULA.sub(r"\1'", shown(text))
 
 

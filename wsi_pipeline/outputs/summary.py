@@ -260,6 +260,9 @@ def spatial_blocks(m_xy: NDArray[np.int32], m_side: int) -> NDArray[np.int64]:
     Returns:
         int64 [N].
 
+    >>> spatial_blocks(np.array([[0, 0], [1, 1], [2, 0], [0, 5]], np.int32), m_side=2)
+    array([0, 0, 1, 4])
+
     """
     column, row = (m_xy.astype(np.int64) // m_side).T
     return np.asarray(row * (column.max(initial=0) + 1) + column)

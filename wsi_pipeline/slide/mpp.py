@@ -126,7 +126,11 @@ class MppSources:
 
 
 def isotropic(mpp_x: float, mpp_y: float) -> float | None:
-    """Return the common pixel size of both axes; None if they differ by over `DISAGREEMENT`."""
+    """Return the common pixel size of both axes; None if they differ by over `DISAGREEMENT`.
+
+    >>> isotropic(0.25, 0.25), isotropic(0.25, 0.5)
+    (0.25, None)
+    """
     if max(mpp_x, mpp_y) > DISAGREEMENT * min(mpp_x, mpp_y):
         return None
     return sqrt(mpp_x * mpp_y)

@@ -159,18 +159,30 @@ def require_resolution(slide_mpp: Mpp, config: GridConfig, file: str) -> None:
 
 
 def mask_area_mm2(mask: NDArray[np.bool_], l0_bounds: Box, slide_mpp: Mpp) -> float:
-    """Area of the tissue, from its mask over the slide's bounds."""
+    """Area of the tissue, from its mask over the slide's bounds.
+
+    >>> mask_area_mm2(np.array([[True, False]]), Box(0, 0, 4000, 2000), Mpp(0.5))
+    1.0
+    """
     area_um2 = float(mask.mean()) * l0_bounds.width * l0_bounds.height * slide_mpp**2
     return area_um2 / 1e6
 
 
 def whole_pixel(downsample: float) -> int:
-    """Side of the largest pixel, in level-0 pixels, that pyramids have and `downsample` allows."""
+    """Side of the largest pixel, in level-0 pixels, that pyramids have and `downsample` allows.
+
+    >>> whole_pixel(4.0), whole_pixel(7.9), whole_pixel(0.5)
+    (4, 8, 1)
+    """
     return 1 << int(np.log2(max(1.0, downsample * MAX_UPSAMPLING_OF_LEVEL)))
 
 
 def steps_to_cover(extent: float, tile: float, stride: float, slack: float = 0.0) -> int:
-    """Count the tiles, a stride apart, that cover an extent but for the slack; at least one."""
+    """Count the tiles, a stride apart, that cover an extent but for the slack; at least one.
+
+    >>> steps_to_cover(1000, tile=512, stride=512), steps_to_cover(1000, tile=512, stride=256)
+    (2, 3)
+    """
     # A thousandth of a stride is not worth a row of padding.
     return 1 + max(0, int(np.ceil((extent - slack - tile) / stride - 1e-3)))
 
@@ -188,6 +200,10 @@ def box_means(
 
     Returns:
         float64 [len(top), len(left)].
+
+    >>> half_tissue = np.array([[True, False], [True, False]])
+    >>> box_means(half_tissue, np.array([0.0, 0.5]), np.array([0.0]), width=1, height=2)
+    array([[1. , 0.5]])
 
     """
     rows, columns = mask.shape
