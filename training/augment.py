@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from skimage.color import hed_from_rgb, rgb_from_hed
 
-# A tint's optical density over that of a dye's full change.
-_TINT = 0.15
+TINT = 0.15
+"""A tint's optical density over that of a dye's full change."""
+
+FOCUS_PX = 1.5
+"""Deviation of the blur that a picture out of focus is mixed with, px."""
 
 _DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
 
@@ -39,9 +42,17 @@ class AugmentConfig(BaseModel):
 
     scale: tuple[float, float] = Field(default=(1.0, 1.0), description="range of the zoom")
     crop: int | None = Field(default=None, gt=0, description="side of a random window, px")
-    turns: Literal["none", "flips", "flips and rotations"] = "none"
+    turns: Literal["none", "flips", "flips and rotations", "any"] = Field(
+        default="none", description="rotations are by right angles; any is by any angle"
+    )
     stain: float = Field(
         default=0.0, ge=0, lt=1, description="factor of each dye within 1 ± this, in HED space"
+    )
+    focus: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share within ± this by which a sample is blurred, or sharpened",
     )
     unsure_edges: bool = Field(
         default=False, description="let pixels at an outline be of either side of it"
@@ -55,6 +66,8 @@ class AugmentConfig(BaseModel):
 def augment(rng: np.random.Generator, sample: Sample, config: AugmentConfig) -> Sample:
     """Return a random view of a sample: zoomed, cropped, turned, stained and recoloured in turn."""
     factor = rng.uniform(*config.scale)
+    if config.turns == "any":
+        sample = rotate(sample, rng.uniform(0, 360))
     if factor != 1:
         sample = zoom(sample, factor)
     if config.crop is not None:
@@ -63,6 +76,8 @@ def augment(rng: np.random.Generator, sample: Sample, config: AugmentConfig) -> 
         sample = sample[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))]
     if config.turns == "flips and rotations":
         sample = np.rot90(sample, int(rng.integers(4)))
+    if config.focus:
+        sample = refocus(sample, rng.uniform(-1, 1) * config.focus)
     if config.stain:
         sample = random_stain(rng, sample, config.stain)
     return random_colour(rng, np.ascontiguousarray(sample), config)
@@ -75,12 +90,36 @@ def random_stain(rng: np.random.Generator, sample: Sample, strength: float) -> S
     optical density: one small matrix for every pixel.
     """
     factors = rng.uniform(1 - strength, 1 + strength, 3)
-    tint = rng.uniform(-strength, strength, 3) * _TINT
+    tint = rng.uniform(-strength, strength, 3) * TINT
     mix = hed_from_rgb @ np.diag(factors) @ rgb_from_hed
     affine = np.column_stack([mix.T, tint @ rgb_from_hed]).astype(np.float32)
     density = cv2.transform(_DENSITY[sample[..., :3]], affine)
     rgb = (256 * np.exp(-density) - 1).clip(0, 255).round().astype(np.uint8)
     return np.dstack([rgb, sample[..., 3:]])
+
+
+def rotate(sample: Sample, degrees: float) -> Sample:
+    """Turn a sample about its middle; its corners are mirrored in."""
+    height, width = sample.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
+    size = (width, height)
+    turned = cv2.warpAffine(sample, matrix, size, borderMode=cv2.BORDER_REFLECT)
+    turned[..., 3] = cv2.warpAffine(
+        np.ascontiguousarray(sample[..., 3]),
+        matrix,
+        size,
+        flags=cv2.INTER_NEAREST,
+        borderMode=cv2.BORDER_REFLECT,
+    )
+    return np.asarray(turned, dtype=np.uint8)
+
+
+def refocus(sample: Sample, share: float) -> Sample:
+    """Blur a sample's colours by so much of a Gaussian of ``FOCUS_PX``, or sharpen them if < 0."""
+    rgb = np.ascontiguousarray(sample[..., :3])
+    soft = cv2.GaussianBlur(rgb, (0, 0), FOCUS_PX, borderType=cv2.BORDER_REFLECT)
+    mixed = cv2.addWeighted(rgb, 1 - share, soft, share, 0)
+    return np.dstack([mixed, sample[..., 3:]])
 
 
 def zoom(sample: Sample, factor: float) -> Sample:

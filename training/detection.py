@@ -49,6 +49,10 @@ _LIKELY = 0.5
 _APART_UM = 1.5
 _SMOOTH_UM = 1.0
 
+# How near to a middle a peak is, at the least, and how much that map is smoothed.
+_NEAR = 0.3
+_SMOOTH_CENTRES_UM = 0.5
+
 _peaks: Any = skimage.feature.peak_local_max
 
 # Beyond this far inside, µm, a nucleus has no middle any more.
@@ -88,9 +92,37 @@ def find_nuclei(probability: NDArray[np.float32]) -> Nuclei:
     rows, columns = _peaks(
         smooth, min_distance=round(_APART_UM / PICTURE_MPP), labels=inside, exclude_border=False
     ).T
+    return _classed(rows, columns, probability)
+
+
+def find_centres(nearness: NDArray[np.float32], probability: NDArray[np.float32]) -> Nuclei:
+    """Find the middles of nuclei where a network that learnt them sees the nearest to one.
+
+    Args:
+        nearness: to the middle of a nucleus, 0 to 1, at 0.5 µm/px, ``[H, W]``.
+        probability: of each class, ``[classes, H, W]``; the first is the background.
+
+    Returns:
+        Their points, in pixels, and the class that is likeliest about each.
+
+    """
+    smooth = cv2.GaussianBlur(nearness, (0, 0), _SMOOTH_CENTRES_UM / PICTURE_MPP)
+    rows, columns = _peaks(
+        smooth,
+        min_distance=round(_APART_UM / PICTURE_MPP),
+        threshold_abs=_NEAR,
+        exclude_border=False,
+    ).T
+    return _classed(rows, columns, probability)
+
+
+def _classed(
+    rows: NDArray[np.intp], columns: NDArray[np.intp], probability: NDArray[np.float32]
+) -> Nuclei:
     about = [cv2.GaussianBlur(p, (0, 0), 1 / PICTURE_MPP)[rows, columns] for p in probability[1:]]
     classes = 1 + np.argmax(about, axis=0) if len(rows) else np.zeros(0)
-    return Nuclei(np.column_stack([columns, rows]) + 0.5, classes.astype(np.uint8))
+    xy = np.column_stack([columns, rows]).astype(np.float64) + 0.5
+    return Nuclei(xy, classes.astype(np.uint8))
 
 
 def matched(found: NDArray[np.float64], marked: NDArray[np.float64], reach: float) -> int:
@@ -140,8 +172,18 @@ def figures(counted: Sequence[Counted]) -> dict[str, Estimate]:
     return result | {f"derived_{name}": told[name] for name in ("pk", "l1", "bias", "spearman")}
 
 
-def judge(network: torch.nn.Module, data: BrcaM2cData, device: torch.device) -> list[Counted]:
-    """Find the nuclei of the fields that are held back, with four flips."""
+def judge(
+    network: torch.nn.Module, data: BrcaM2cData, device: torch.device, *, centres: bool
+) -> list[Counted]:
+    """Find the nuclei of the fields that are held back, with four flips.
+
+    Args:
+        network: of stage 1.
+        data: the set.
+        device: of the network.
+        centres: whether the network tells where the middles of nuclei are.
+
+    """
     fields = data.fields("validation")
     whole = padded(pictures(fields, "validation", data.truth), SEGMENTATION_STRIDE)
     counted = []
@@ -149,14 +191,18 @@ def judge(network: torch.nn.Module, data: BrcaM2cData, device: torch.device) -> 
         rgb, marked = read_field(field)
         height, width = rgb.shape[:2]
         pixels = torch.from_numpy(np.ascontiguousarray(picture.sample[None, ..., :3])).to(device)
-        probability = mean_of_flips(network, pixels)[0, :, :height, :width].cpu().numpy()
+        told = mean_of_flips(network, pixels, centres=centres)[0, :, :height, :width].cpu().numpy()
+        probability = told[: len(CLASSES)]
         classes = probability.argmax(0).astype(np.uint8)
         mask = unpack(picture.sample).mask[:height, :width]
         derived = Picture(field.image.name, field.patient, of_nuclei(rgb, classes)).cellularity
         counted.append(
             Counted(
                 patient=field.patient,
-                nuclei=count(find_nuclei(probability), marked),
+                nuclei=count(
+                    find_centres(told[-1], probability) if centres else find_nuclei(probability),
+                    marked,
+                ),
                 confusion=confusion_matrix(mask, classes, len(CLASSES)),
                 cellularity=(picture.cellularity, derived),
             )
@@ -199,7 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stage.network.load_state_dict(trained_weights(chosen.run))
         device = choose_device(config.fit.device)
         stage.network.to(device)
-        counted = evaluate(stage.network, lambda: judge(stage.network, source, device))
+        counted = evaluate(
+            stage.network,
+            lambda: judge(stage.network, source, device, centres=config.centres > 0),
+        )
         told = figures(counted)
     except WsiError as error:
         raise SystemExit(str(error)) from error

@@ -10,7 +10,7 @@ weights it would have reached uninterrupted.
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from training.pace import Pace
 from training.record import Metrics, Record, save_environment
 from training.schedule import FitConfig
 from training.state import Position, State
-from wsi_pipeline.errors import TrainingError
+from wsi_pipeline.errors import ConfigError, TrainingError
 
 __all__ = [
     "FitConfig",
@@ -47,6 +47,16 @@ _CHECK_EVERY_ON_GPU = 50
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+
+class Batches(Protocol):
+    """An epoch's batches, whatever they come from."""
+
+    @property
+    def batch_size(self) -> int | None: ...
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 class Stage(Protocol):
@@ -92,7 +102,7 @@ def fit(
     run: Path,
     config: FitConfig,
     stage: Stage,
-    training: tuple[DataLoader[Any], EpochOrder],
+    training: tuple[Batches, EpochOrder],
     validation: DataLoader[Any],
 ) -> None:
     """Train a stage's network to the end of the configured epochs, from its last checkpoint on.
@@ -100,11 +110,15 @@ def fit(
     Under ``torchrun`` all processes step together, and the first alone validates and writes.
     """
     device = choose_device(config.device)
+    if config.best_by is not None and not len(validation):
+        raise ConfigError(
+            "Nobody is held back who could tell which weights are best; set `best_by: null` in the "
+            "configuration's `fit`, or hold a fold back."
+        )
     stage.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     stepping = distributed.shared(stage.network, device)
     if config.compile:
         stepping = torch.compile(stepping)  # type: ignore[assignment]
-    autocast = torch.autocast(device.type, torch.bfloat16, config.precision == "bfloat16")
     batches, order = training
     state = State.initial(stage.network, stage.optimiser, config, len(batches))
     at = state.resume(run, order.count)
@@ -135,10 +149,7 @@ def fit(
             _seed(config.seed, epoch, begin)
             for step, batch in enumerate(batches, begin + 1):
                 _seed(config.seed, epoch, step)
-                with autocast:
-                    loss = stage.loss(stepping, to_device(batch, device))
-                state.step(loss)
-                total += loss.detach()
+                total += state.step(_losses(stage, stepping, batch, device, config))
                 if device.type == "cpu" or step % _CHECK_EVERY_ON_GPU == 0:
                     _require_number(total, epoch, step)
                 progress.advance(steps)
@@ -155,8 +166,8 @@ def fit(
                 "loss": float(distributed.mean(total / len(batches))),
             }
             if record is not None:
-                if _due(epoch, config.validate_every, config.epochs):
-                    with autocast:
+                if len(validation) and _due(epoch, config.validate_every, config.epochs):
+                    with _autocast(device, config):
                         metrics |= evaluate(
                             state.result, lambda: stage.validate(state.result, validation, device)
                         )
@@ -182,8 +193,23 @@ def evaluate(network: nn.Module, judge: Callable[[], Result]) -> Result:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move a batch to a device."""
-    pixels, mask, score = (part.to(device, non_blocking=True) for part in batch)
-    return pixels, mask, score
+    return tuple(part.to(device, non_blocking=True) for part in batch)
+
+
+def _autocast(device: torch.device, config: FitConfig) -> torch.autocast:
+    on_gpu = config.precision == "auto" and device.type == "cuda"
+    return torch.autocast(device.type, torch.bfloat16, on_gpu or config.precision == "bfloat16")
+
+
+def _losses(
+    stage: Stage, network: nn.Module, batch: Batch, device: torch.device, config: FitConfig
+) -> Iterator[Tensor]:
+    """Yield the loss of each part that a batch is taken in, scaled so that they add up."""
+    parts = [part.chunk(config.parts) for part in to_device(batch, device)]
+    for part in zip(*parts, strict=True):
+        with _autocast(device, config):
+            loss = stage.loss(network, part)
+        yield loss * (len(part[0]) / len(batch[0])) if config.parts > 1 else loss
 
 
 def _due(epoch: int, every: int, epochs: int) -> bool:

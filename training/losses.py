@@ -1,14 +1,19 @@
 """The losses of the segmentation."""
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data.truth import POSSIBLE, TUMOUR_NEAR
+from training.data.truth import IGNORED, POSSIBLE, TUMOUR_NEAR
 from wsi_pipeline.model.architecture import CLASSES
 
 _SEEN_SHARE = 0.05
 """Which share of the pixels near a tumour is malignant at the least."""
+
+_MIDDLE_COUNTS = 4.0
+"""How much more than another pixel one in the middle of a nucleus counts."""
 
 # Of a pixel whose prediction is perfect, so that no exponent makes its gradient infinite.
 _SMALLEST_DOUBT = 1e-7
@@ -71,20 +76,44 @@ def tumour_near_loss(logits: Tensor, truth: Tensor) -> Tensor:
         The mean of -log p over the pictures that have such pixels; 0 if none has.
 
     """
-    p = F.softmax(logits.float(), dim=1)[:, CLASSES.index("malignant")]
-    losses = [
-        -torch.log(of_picture[marked].topk(count).values.mean().clamp_min(1e-6))
-        for of_picture, marked in zip(p, truth == TUMOUR_NEAR, strict=True)
-        if (count := int(_SEEN_SHARE * marked.sum()))
-    ]
-    return torch.stack(losses).mean() if losses else 0 * logits.sum()
+    p = F.softmax(logits.float(), dim=1)[:, CLASSES.index("malignant")].flatten(1)
+    marked = (truth == TUMOUR_NEAR).flatten(1)
+    # All at once and without asking how many there are: a GPU would wait for each answer.
+    counts = (_SEEN_SHARE * marked.sum(dim=1)).long()
+    highest = p.masked_fill(~marked, 0).topk(max(1, int(_SEEN_SHARE * p.shape[1])), dim=1).values
+    chosen = torch.arange(highest.shape[1], device=p.device) < counts[:, None]
+    mean = (highest * chosen).sum(dim=1) / counts.clamp_min(1)
+    asked = counts > 0
+    return -(torch.log(mean.clamp_min(1e-6)) * asked).sum() / asked.sum().clamp_min(1)
+
+
+def centre_loss(logits: Tensor, nearness: Tensor, truth: Tensor) -> Tensor:
+    """Cross entropy of how near pixels are to the middles of nuclei.
+
+    Args:
+        logits: [B, H, W].
+        nearness: from 0, far, to 1, in the middle; NaN where nobody marked middles. [B, H, W]
+        truth: what is known of each pixel, int64 [B, H, W]; where nothing is, nothing is asked.
+
+    Returns:
+        The mean over the pixels asked; those in the middle of a nucleus count several times, since
+        most are far from any.
+
+    """
+    known = ~torch.isnan(nearness) & (truth != IGNORED)
+    target = torch.nan_to_num(nearness)
+    weights = known * (1 + _MIDDLE_COUNTS * target)
+    entropy = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+    return (weights * entropy).sum() / weights.sum().clamp_min(1e-12)
 
 
 def _frequency(truth: Tensor, classes: int) -> Tensor:
-    counts = torch.bincount(truth.flatten(), minlength=classes)[:classes]
+    # As bincount would, for which a GPU waits.
+    counts = torch.stack([(truth == label).sum() for label in range(classes)])
     return (counts / counts.sum().clamp_min(1)).float()
 
 
+@cache
 def _possible(device: torch.device) -> Tensor:
     """Return which classes a pixel of each number may be of, bool [256, 4]."""
     bits = torch.from_numpy(POSSIBLE[:, None] & (1 << torch.arange(len(CLASSES)).numpy()))

@@ -22,7 +22,8 @@ from training.data import Data, cellularity
 from training.data.breastpathq import ChallengePart
 from training.data.generated import GeneratedData
 from training.data.picture import PICTURE_MPP, Pictures, of_nuclei, unpack, windows
-from training.data.views import Batch, training_batches, validation_batches
+from training.data.resident import Resident, batches
+from training.data.views import Batch
 from training.distributed import first_process_first, is_first, processes
 from training.fit import (
     FitConfig,
@@ -110,6 +111,7 @@ class RegConfig(BaseModel):
     bias_at_median: bool = Field(
         default=True, description="start the score at the median of the training set"
     )
+    resident: Resident = False
     fit: FitConfig = FitConfig(epochs=900, batch=64, decay_every=300)
     card: CardConfig
 
@@ -141,7 +143,7 @@ class RegStage:
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the mean absolute error of the scores, and what the guide is held to."""
-        pixels, mask, score = batch
+        pixels, mask, score, *_ = batch
         if not (self.segmentation_loss and isinstance(self.network, GuidedRegressionNetwork)):
             return F.l1_loss(network(pixels, with_segmentation=False).score, score)
         prediction = network(pixels)
@@ -203,15 +205,8 @@ def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBu
     with first_process_first():
         open_run(run, config)
         pictures = config.data.cellularity("train")
-        training = training_batches(
-            pictures,
-            config.augment,
-            batch=config.fit.batch,
-            seed=config.fit.seed,
-            workers=config.fit.workers,
-            shrink=config.shrink,
-        )
-        validation = validation_batches(judged_pictures(config), config.shrink)
+        device = choose_device(config.fit.device)
+        training, validation = batches(pictures, judged_pictures(config), config, device)
     torch.manual_seed(config.fit.seed)
     network = build_network(config.architecture)
     if config.imagenet is not None:
@@ -264,6 +259,8 @@ def export(
         tile_px=ModelCard.model_fields["tile_px"].default // config.shrink,  # of the same tissue
         **config.card.model_dump(),
     )
+    if not len(validation):
+        return ModelBundle.of(network, card)
     stored = ModelBundle.of(network, card).network()
     device = choose_device(config.fit.device)
     stored.to(device)

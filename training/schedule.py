@@ -17,6 +17,12 @@ class FitConfig(BaseModel):
 
     epochs: int = Field(gt=0, description="passes over the training set")
     batch: int = Field(gt=0, description="patches per step, of all processes together")
+    parts: int = Field(
+        default=1,
+        gt=0,
+        description="parts that a batch is taken in, one by one, where memory is short: gradients "
+        "add up, and batch norms see a part",
+    )
     schedule: Literal["step", "cosine", "onecycle"] = Field(
         default="step",
         description="how the learning rate falls: now and then, ever to zero, or after a long rise",
@@ -39,8 +45,10 @@ class FitConfig(BaseModel):
         default=None,
         description="figure of the validation whose best weights are the result; null is the last",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of the network's layers; losses are float32 in any case"
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        default="float32",
+        description="of the network's layers; losses are float32 in any case. auto is bfloat16 on "
+        "a GPU and float32 elsewhere",
     )
     compile: bool = Field(default=False, description="compile the steps: worth it on GPUs")
     validate_every: int = Field(default=1, gt=0, description="epochs between validations")

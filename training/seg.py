@@ -7,13 +7,13 @@ import logging
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -21,10 +21,11 @@ from training.augment import AugmentConfig, Shrunk
 from training.command import command
 from training.data import Data
 from training.data.generated import GeneratedData
-from training.data.views import Batch, training_batches, validation_batches
+from training.data.resident import Resident, batches
+from training.data.views import Batch
 from training.distributed import first_process_first, processes
-from training.fit import FitConfig, Metrics, fit, to_device
-from training.losses import focal_loss, tumour_near_loss
+from training.fit import FitConfig, Metrics, choose_device, fit, to_device
+from training.losses import centre_loss, focal_loss, tumour_near_loss
 from training.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from training.pretrained import imagenet_weights
 from training.run import config_of, open_run, trained_weights
@@ -78,7 +79,20 @@ class SegConfig(BaseModel):
     flips_at_test: bool = Field(
         default=False, description="validate by the mean over the picture and its mirror images"
     )
+    centres: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the loss of where the middles of nuclei are; 0 is a network that "
+        "does not tell",
+    )
+    resident: Resident = False
     fit: FitConfig = FitConfig(epochs=7000, batch=50, decay_every=3000)
+
+    @model_validator(mode="after")
+    def _centres_need_views_that_know_them(self) -> Self:
+        if self.centres and not (self.resident and self.logit_stride == 2):
+            raise ValueError("centres are learnt with `resident: true` and `logit_stride: 2`")
+        return self
 
 
 class SegStage:
@@ -92,6 +106,7 @@ class SegStage:
             config.std,
             upsampling=config.upsampling,
             logit_stride=config.logit_stride,
+            centres=config.centres > 0,
         )
         if config.imagenet is not None:
             self.network.load_backbone(imagenet_weights(config.backbone, config.imagenet))
@@ -103,12 +118,18 @@ class SegStage:
         self.network.train()
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Return the focal loss over the batch's pixels, and that of tumours that are near."""
-        pixels, mask, _ = batch
-        logits = network(pixels)
+        """Return the focal loss over the batch's pixels, and what else is asked of them."""
+        pixels, mask, _, *nearness = batch
+        if self.config.centres:
+            both = network(pixels, with_centres=True)
+            logits, centres = both[:, :-1], both[:, -1]
+        else:
+            logits = network(pixels)
         loss = focal_loss(logits, mask, self.config.gamma, balance=self.config.balance)
         if self.config.tumour_near:
             loss = loss + self.config.tumour_near * tumour_near_loss(logits, mask)
+        if self.config.centres:
+            loss = loss + self.config.centres * centre_loss(centres, nearness[0], mask)
         return loss
 
     def validate(
@@ -156,11 +177,19 @@ def confusion_over(
     return confusion
 
 
-def mean_of_flips(network: nn.Module, pixels: Tensor) -> Tensor:
-    """Return class probabilities over a batch and its mirror images, [B, classes, H, W]."""
+def mean_of_flips(network: nn.Module, pixels: Tensor, *, centres: bool = False) -> Tensor:
+    """Return class probabilities over a batch and its mirror images, [B, classes, H, W].
+
+    With centres there is one channel more: how near a pixel is to the middle of a nucleus.
+    """
     total = torch.zeros(())
     for axes in ((), (1,), (2,), (1, 2)):
-        probability = F.softmax(network(pixels.flip(axes)).float(), dim=1)
+        if centres:
+            both = network(pixels.flip(axes), with_centres=True).float()
+            parts = [F.softmax(both[:, :-1], dim=1), torch.sigmoid(both[:, -1:])]
+            probability = torch.cat(parts, dim=1)
+        else:
+            probability = F.softmax(network(pixels.flip(axes)).float(), dim=1)
         total = total.to(probability) + probability.flip([axis + 1 for axis in axes])
     return total / 4
 
@@ -185,15 +214,12 @@ def train_segmentation(
     """
     with first_process_first():
         open_run(run, config)
-        training = training_batches(
+        training, validation = batches(
             config.data.nuclei("train"),
-            config.augment,
-            batch=config.fit.batch,
-            seed=config.fit.seed,
-            workers=config.fit.workers,
-            shrink=config.shrink,
+            config.data.nuclei("validation"),
+            config,
+            choose_device(config.fit.device),
         )
-        validation = validation_batches(config.data.nuclei("validation"), config.shrink)
     torch.manual_seed(config.fit.seed)
     stage = SegStage(config if init is None else config.model_copy(update={"imagenet": None}))
     if init is not None:

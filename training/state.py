@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,10 +42,16 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel:
     """
 
     def mix(average: PARAM_LIST, now: PARAM_LIST, count: Tensor | int) -> None:
-        by = min(decay, (1 + int(count)) / (10 + int(count)))
+        if not now[0].is_floating_point():  # counters of batches, which nothing reads
+            torch._foreach_copy_(average, now)
+            return
+        # Its own counter, and not the copy on the weights' device: a GPU would be waited for.
+        done = int(averaged.n_averaged)
+        by = min(decay, (1 + done) / (10 + done))
         get_ema_multi_avg_fn(by)(average, now, count)  # type: ignore[no-untyped-call]
 
-    return AveragedModel(network, multi_avg_fn=mix, use_buffers=True)
+    averaged = AveragedModel(network, multi_avg_fn=mix, use_buffers=True)
+    return averaged
 
 
 @dataclass
@@ -77,16 +84,20 @@ class State:
         """The network to judge and to export."""
         return self.network if self.average is None else self.average.module
 
-    def step(self, loss: Tensor) -> None:
-        """Take a step downhill."""
+    def step(self, losses: Iterable[Tensor]) -> Tensor:
+        """Take a step downhill; return the sum of the losses, which are taken one by one."""
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        taken = []
+        for loss in losses:
+            loss.backward()  # type: ignore[no-untyped-call]
+            taken.append(loss.detach())
         if self.config.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.optimiser.step()
         self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
+        return torch.stack(taken).sum()
 
     def resume(self, run: Path, pictures: int) -> Position:
         """Go back to the last checkpoint, if any; return how far it is.

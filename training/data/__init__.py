@@ -5,7 +5,6 @@ Each source is a frozen configuration with two methods: ``nuclei(part)`` for sta
 image has pictures in both parts.
 """
 
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +20,7 @@ from training.data.consep import ConsepData
 from training.data.crchisto import CrcHistoData
 from training.data.generated import GeneratedData, Part
 from training.data.patients import PatientSplit
-from training.data.picture import Pictures
+from training.data.picture import Joined, Pictures
 from training.data.tnbc import TnbcData
 from wsi_pipeline.errors import ConfigError
 
@@ -36,11 +35,11 @@ class JoinedData(BaseModel):
 
     def nuclei(self, part: Part) -> Pictures:
         """Return every source's pictures with the masks of their nuclei, source by source."""
-        return tuple(chain.from_iterable(source.nuclei(part) for source in self.parts))
+        return Joined([source.nuclei(part) for source in self.parts])
 
     def cellularity(self, part: Part) -> Pictures:
         """Return every source's pictures with their cellularity, source by source."""
-        return tuple(chain.from_iterable(source.cellularity(part) for source in self.parts))
+        return Joined([source.cellularity(part) for source in self.parts])
 
 
 Data = Annotated[

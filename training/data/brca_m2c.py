@@ -171,4 +171,5 @@ def _outlined(labelled: LabelledField, part: Part, truth: Truth) -> Picture:
     if part == "train":
         mask[unmarked] = IGNORED
     sample = of_cells(rgb, mask) if truth == "cells" else of_nuclei(rgb, mask)
-    return Picture(name=labelled.image.name, group=labelled.patient, sample=sample)
+    name = labelled.image.name
+    return Picture(name=name, group=labelled.patient, sample=sample, points=nuclei.xy)

@@ -5,7 +5,6 @@ Each set lies in a folder of its name: ``brca-m2c``, ``brecahad``, ``tnbc``, ``b
 """
 
 from functools import cached_property
-from itertools import chain
 from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -14,9 +13,9 @@ from training.data.bcss import BcssData
 from training.data.brca_m2c import BrcaM2cData, Truth
 from training.data.brecahad import BrecahadData
 from training.data.camelyon16 import Camelyon16Data
-from training.data.generated import Part
+from training.data.generated import GeneratedData, Part
 from training.data.patients import PatientSplit
-from training.data.picture import Pictures
+from training.data.picture import Joined, Pictures
 from training.data.tnbc import TnbcData
 
 BreastSet = Literal["brca-m2c", "brecahad", "tnbc", "bcss", "camelyon16"]
@@ -34,6 +33,11 @@ class BreastData(PatientSplit):
     truth: Truth = Field(
         default="nuclei",
         description="outlines of nuclei, or of cells with the mean areas of the paper's",
+    )
+
+    generated: GeneratedData | None = Field(
+        default=None,
+        description="tissue to learn from as well, never to judge by",
     )
 
     @model_validator(mode="after")
@@ -64,20 +68,19 @@ class BreastData(PatientSplit):
 
     def nuclei(self, part: Part) -> Pictures:
         """Return every set's pictures with what is known of their pixels, set by set."""
-        return tuple(
-            chain.from_iterable(
-                tuple(source.nuclei(part)) * (self.times.get(name, 1) if part == "train" else 1)
-                for name, source in self.parts.items()
-            )
-        )
+        parts = [source.nuclei(part) for source in self.parts.values()]
+        shown = [self.times.get(name, 1) if part == "train" else 1 for name in self.parts]
+        return self._with_generated(Joined(parts, shown), part)
 
     def cellularity(self, part: Part) -> Pictures:
         """Return the pictures whose cellularity is derived or known to be 0."""
         telling = (BrcaM2cData, Camelyon16Data)
-        return tuple(
-            chain.from_iterable(
-                source.cellularity(part)
-                for source in self.parts.values()
-                if isinstance(source, telling)
-            )
-        )
+        told = {n: source for n, source in self.parts.items() if isinstance(source, telling)}
+        shown = [self.times.get(name, 1) if part == "train" else 1 for name in told]
+        real = Joined([source.cellularity(part) for source in told.values()], shown)
+        return self._with_generated(real, part)
+
+    def _with_generated(self, real: Joined, part: Part) -> Pictures:
+        if self.generated is None or part == "validation":
+            return real
+        return Joined([real, self.generated.nuclei("train")])

@@ -8,8 +8,10 @@ exact.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing import get_context
 from typing import overload
 
 import cv2
@@ -32,12 +34,23 @@ PACKING = 2
 CYTOPLASM_UM = 3.0
 """How far a malignant cell reaches beyond its nucleus, where only nuclei are labelled."""
 
-_CLASS_BITS, _TUMOUR_BIT, _TISSUE_BIT, _NEAR_BIT = 0b0_1111, 0b1_0000, 0b10_0000, 0b100_0000
+_CLASS_BITS, TUMOUR_BIT, TISSUE_BIT, _NEAR_BIT = 0b0_1111, 0b1_0000, 0b10_0000, 0b100_0000
+"""Of the truth byte."""
 _MALIGNANT = CLASSES.index("malignant")
 
 # Glass is brighter than this in its darkest channel, at a scale at which cells have no holes.
 _GLASS_ABOVE = 215
 _GLASS_SIGMA_UM = 2.0
+
+
+def _numbers_of_bytes() -> NDArray[np.uint8]:
+    byte = np.arange(256)
+    near = (byte & _NEAR_BIT) > 0
+    return np.where(near, np.uint8(TUMOUR_NEAR), NUMBER_OF[byte & _CLASS_BITS])
+
+
+NUMBER_OF_BYTE = _numbers_of_bytes()
+"""``[256]``: the number of what is known of a pixel, by its truth byte."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,8 @@ class Picture:
     """uint8 [H, W, 4]: red, green, blue and the truth byte."""
     scores: tuple[float, ...] = ()
     """Cellularity in 0..1 as each rater judged it; none where it is derived from the truth byte."""
+    points: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+    """(x, y) of the middle of every nucleus, in px, [N, 2]; None where not all are marked."""
 
     @property
     def cellularity(self) -> float:
@@ -93,6 +108,38 @@ class LazyPictures(Sequence[Picture]):
         return self._read(range(self._count)[index])
 
 
+class Joined(LazyPictures):
+    """Pictures of several sets, set by set, those of some sets several times."""
+
+    def __init__(self, parts: Sequence[Pictures], times: Sequence[int] | None = None) -> None:
+        self.parts = tuple(parts)
+        self.rows = tuple(
+            (k, i)
+            for k, part in enumerate(self.parts)
+            for i in list(range(len(part))) * (times[k] if times else 1)
+        )
+        """Of each picture the number of its set and its own in that."""
+        super().__init__(len(self.rows), partial(_of_part, self.parts, self.rows))
+
+
+def _of_part(parts: Sequence[Pictures], rows: Sequence[tuple[int, int]], i: int) -> Picture:
+    part, row = rows[i]
+    return parts[part][row]
+
+
+def all_read(pictures: Pictures, workers: int) -> tuple[Picture, ...]:
+    """Read every picture, by several processes if there are any; what is there twice, once."""
+    if isinstance(pictures, Joined):
+        parts = [all_read(part, workers) for part in pictures.parts]
+        return tuple(parts[part][row] for part, row in pictures.rows)
+    if workers < 2 or not isinstance(pictures, LazyPictures):
+        return tuple(pictures)
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        return tuple(pool.map(pictures.__getitem__, range(len(pictures)), chunksize=4))
+
+
 def _at(pictures: Pictures, indices: Sequence[int], i: int) -> Picture:
     return pictures[indices[i]]
 
@@ -101,20 +148,19 @@ def pack(patch: Patch) -> Sample:
     """Join the pixels and the truth of a patch in one array, uint8 [H, W, 4]."""
     truth = POSSIBLE[patch.mask]
     truth |= (patch.mask == TUMOUR_NEAR) * np.uint8(_NEAR_BIT)
-    truth |= patch.tumour * np.uint8(_TUMOUR_BIT)
-    truth |= patch.tissue * np.uint8(_TISSUE_BIT)
+    truth |= patch.tumour * np.uint8(TUMOUR_BIT)
+    truth |= patch.tissue * np.uint8(TISSUE_BIT)
     return np.dstack([patch.rgb, truth])
 
 
 def unpack(sample: Sample) -> Patch:
     """Undo ``pack``."""
     truth = sample[..., 3]
-    near = (truth & _NEAR_BIT) > 0
     return Patch(
         rgb=sample[..., :3],
-        mask=np.where(near, np.uint8(TUMOUR_NEAR), NUMBER_OF[truth & np.uint8(_CLASS_BITS)]),
-        tumour=(truth & _TUMOUR_BIT) > 0,
-        tissue=(truth & _TISSUE_BIT) > 0,
+        mask=NUMBER_OF_BYTE[truth],
+        tumour=(truth & TUMOUR_BIT) > 0,
+        tissue=(truth & TISSUE_BIT) > 0,
     )
 
 
@@ -216,7 +262,7 @@ def _window(
     if picture.scores:
         return picture
     window = picture.sample[y : y + size, x : x + size]
-    return replace(picture, name=f"{picture.name} ({x}, {y})", sample=window)
+    return replace(picture, name=f"{picture.name} ({x}, {y})", sample=window, points=None)
 
 
 def _places(picture: Picture, size: int) -> Iterator[tuple[int, int]]:

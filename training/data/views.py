@@ -18,8 +18,9 @@ from training.data.truth import unsure_at_edges
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.model.architecture import REGRESSION_STRIDE
 
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Pixels uint8 [B, S, S, 3], nucleus classes int64 [B, S, S] and cellularity float32 [B]."""
+Batch = tuple[Tensor, ...]
+"""Pixels uint8 [B, S, S, 3], nucleus classes int64 [B, S, S] and cellularity float32 [B]; what is
+drawn on the device adds how near pixels are to the middle of a nucleus, float32 [B, S, S]."""
 
 
 class Views(Dataset[Batch]):

@@ -52,3 +52,8 @@ class Architecture(BaseModel):
     logit_stride: LogitStride = 4
     area_ratio: bool = False
     """Whether the score is learnt as a correction to the share of malignant pixels."""
+    area_of: Literal["nuclei", "cells"] = "nuclei"
+    """What that share is of: malignant nuclei among all pixels or, at 0.5 µm/px, what lies within
+    3 µm of one and nearer to no other nucleus, among the pixels of tissue."""
+    centres: bool = False
+    """Whether the segmentation also tells where the middles of nuclei are, at stride 2."""

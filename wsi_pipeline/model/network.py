@@ -52,6 +52,12 @@ _ASPP_DROPOUT = 0.1
 _FINE_CHANNELS = 64
 _DETAIL_CHANNELS = 16
 
+# What counts as a malignant cell, and as glass, where training derives cellularity from nuclei: so
+# far about a nucleus, and brighter than so much in the darkest channel, smoothed so far.
+_CYTOPLASM_PX = 6
+_GLASS_ABOVE = 215
+_GLASS_REACH_PX = 6
+
 # Beyond these a share of pixels says no more than "none" or "all".
 _SMALLEST_SHARE = 1e-3
 
@@ -138,8 +144,11 @@ class SegmentationNetwork(nn.Module):
         *,
         upsampling: Upsampling = "corners",
         logit_stride: LogitStride = 4,
+        centres: bool = False,
     ) -> None:
         super().__init__()
+        if centres and logit_stride != 2:
+            raise ConfigError("Middles of nuclei are told at stride 2; set `logit_stride: 2`.")
         require_segmentation_backbone(backbone)
         self.normalise = Normalise(mean, std, SEGMENTATION_STRIDE)
         self.deeplab: Any = smp.DeepLabV3Plus(
@@ -158,7 +167,9 @@ class SegmentationNetwork(nn.Module):
         if logit_stride == 2:
             self.deeplab.segmentation_head = nn.Identity()
             fine = self.deeplab.encoder.out_channels[1]
-            self.finer = _FinerHead(fine, len(classes), align_corners=self.align_corners)
+            self.finer = _FinerHead(
+                fine, len(classes), align_corners=self.align_corners, centres=centres
+            )
 
     def encode(self, image: Tensor) -> EncoderFeatures:
         """Run the encoder (backbone and atrous pyramid) on a normalised image [B, 3, H, W]."""
@@ -168,16 +179,21 @@ class SegmentationNetwork(nn.Module):
 
     def decode(self, features: EncoderFeatures) -> Tensor:
         """Return class logits at stride 4, [B, classes, H/4, W/4], or at stride 2."""
+        decoded = self._decoded(features)
+        logits: Tensor
+        if self.logit_stride == 2:
+            logits = self.finer.classify(self.finer(decoded, features.fine))
+        else:
+            # The head's first layer is its 1×1 convolution; what is behind it, upsample() does.
+            logits = self.deeplab.segmentation_head[0](decoded)
+        return logits
+
+    def _decoded(self, features: EncoderFeatures) -> Tensor:
         decoder = self.deeplab.decoder
         detail = decoder.block1(features.detail)
         joined = torch.cat([decoder.up(features.guidance), detail], dim=1)
         decoded: Tensor = decoder.block2(joined)
-        if self.logit_stride == 2:
-            finer: Tensor = self.finer(decoded, features.fine)
-            return finer
-        # The head's first layer is its 1×1 convolution; the upsampling behind it is upsample()'s.
-        logits: Tensor = self.deeplab.segmentation_head[0](decoded)
-        return logits
+        return decoded
 
     def upsample(self, logits: Tensor) -> Tensor:
         """Bring class logits to full size, [B, classes, H, W]."""
@@ -186,9 +202,18 @@ class SegmentationNetwork(nn.Module):
             logits, scale_factor=self.logit_stride, mode="bilinear", align_corners=corners
         )
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return class logits at full size, [B, classes, H, W], for uint8 pixels [B, H, W, 3]."""
-        return self.upsample(self.decode(self.encode(self.normalise(pixels))))
+    def forward(self, pixels: Tensor, *, with_centres: bool = False) -> Tensor:
+        """Return class logits at full size, [B, classes, H, W], for uint8 pixels [B, H, W, 3].
+
+        With centres there is one channel more, if the network has them: the logit of how near a
+        pixel is to the middle of a nucleus.
+        """
+        encoded = self.encode(self.normalise(pixels))
+        if not with_centres:
+            return self.upsample(self.decode(encoded))
+        features = self.finer(self._decoded(encoded), encoded.fine)
+        both = [self.finer.classify(features), self.finer.centres(features)]
+        return self.upsample(torch.cat(both, dim=1))
 
     def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load a timm state dict of the backbone's name, as pretrained on ImageNet.
@@ -223,7 +248,9 @@ class _FinerHead(nn.Module):
     A nucleus of a lymphocyte is 11 px wide: at stride 4 its outline is a guess.
     """
 
-    def __init__(self, fine_channels: int, classes: int, *, align_corners: bool) -> None:
+    def __init__(
+        self, fine_channels: int, classes: int, *, align_corners: bool, centres: bool
+    ) -> None:
         super().__init__()
         self.reduce = nn.Sequential(*convolution(GUIDANCE_CHANNELS, _FINE_CHANNELS, kernel=1))
         self.detail = nn.Sequential(*convolution(fine_channels, _DETAIL_CHANNELS, kernel=1))
@@ -234,12 +261,45 @@ class _FinerHead(nn.Module):
         )
         self.classify = nn.Conv2d(_FINE_CHANNELS, classes, kernel_size=1)
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners or None)
+        if centres:
+            self.centres = nn.Sequential(
+                *convolution(_FINE_CHANNELS, _FINE_CHANNELS, kernel=3),
+                nn.Conv2d(_FINE_CHANNELS, 1, kernel_size=1),
+            )
         initialise(self)
 
     def forward(self, decoded: Tensor, fine: Tensor) -> Tensor:
         joined = torch.cat([self.up(self.reduce(decoded)), self.detail(fine)], dim=1)
-        logits: Tensor = self.classify(self.join(joined))
-        return logits
+        features: Tensor = self.join(joined)
+        return features
+
+
+def _area_of_cells(malignant: Tensor, others: Tensor, pixels: Tensor, stride: int) -> Tensor:
+    """Return the area of malignant cells over that of tissue, [B]: the area ratio, but soft.
+
+    Malignant and other nuclei grow at one pace for 3 µm, and none into another; tissue is what is
+    not as bright as glass.
+
+    Args:
+        malignant: how likely each pixel is of a malignant nucleus, float32 [B, H, W].
+        others: the same of any other nucleus.
+        pixels: what was seen, uint8 at 0.5 µm/px, [B, stride · H, stride · W, 3].
+        stride: of the maps.
+
+    """
+    nuclei = torch.stack([malignant, others], dim=1)
+    for _ in range(_CYTOPLASM_PX // stride):
+        free = 1 - nuclei.sum(dim=1, keepdim=True).clamp_max(1)
+        grown = F.max_pool2d(nuclei, 3, stride=1, padding=1)
+        grown = grown / grown.sum(dim=1, keepdim=True).clamp_min(1)
+        nuclei = torch.maximum(nuclei, nuclei + free * (grown - nuclei).clamp_min(0))
+    darkest = pixels.amin(dim=3).float()[:, None]
+    smooth = F.avg_pool2d(
+        darkest, 2 * _GLASS_REACH_PX + 1, stride, _GLASS_REACH_PX, count_include_pad=False
+    )
+    cells = nuclei[:, 0]
+    tissue = torch.maximum((smooth[:, 0] < _GLASS_ABOVE).float(), cells)
+    return cells.sum(dim=(1, 2)) / tissue.sum(dim=(1, 2)).clamp_min(1)
 
 
 def class_fractions(logits: Tensor) -> Tensor:
@@ -288,6 +348,7 @@ class GuidedRegressionNetwork(RegressionNetwork):
             architecture.std,
             upsampling=architecture.upsampling,
             logit_stride=architecture.logit_stride,
+            centres=architecture.centres,
         )
         self.regression.require_guidable()
         channels = self.regression.guided_channels
@@ -301,6 +362,8 @@ class GuidedRegressionNetwork(RegressionNetwork):
             if "malignant" not in architecture.classes:
                 raise ConfigError("A network that corrects the area ratio needs a class malignant.")
             self.malignant = architecture.classes.index("malignant")
+            self.background = architecture.classes.index("background")
+            self.of_cells = architecture.area_of == "cells"
             # It starts as the ratio itself, uncorrected.
             self.ratio = nn.Linear(1, 1)
             nn.init.ones_(self.ratio.weight)
@@ -321,7 +384,13 @@ class GuidedRegressionNetwork(RegressionNetwork):
             logits = self.segmentation.decode(encoded) if with_segmentation else None
             return Prediction(self._score(features), logits)
         logits = self.segmentation.decode(encoded)
-        share = F.softmax(logits.float(), dim=1)[:, self.malignant].mean(dim=(1, 2))
+        probability = F.softmax(logits.float(), dim=1)
+        malignant = probability[:, self.malignant]
+        if self.of_cells:
+            others = 1 - malignant - probability[:, self.background]
+            share = _area_of_cells(malignant, others, pixels, self.segmentation.logit_stride)
+        else:
+            share = malignant.mean(dim=(1, 2))
         share = share.clamp(_SMALLEST_SHARE, 1 - _SMALLEST_SHARE)
         ratio = torch.log(share / (1 - share))
         start = ratio * self.ratio.weight.float().squeeze() + self.ratio.bias.float()
