@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from wsi_pipeline.night.outcome import Outcome
-from wsi_pipeline.night.report import Night
+from wsi_pipeline.night.report import NightReport
 from wsi_pipeline.shown import markdown, shown
 
 MAX_PICTURES_CHARS = 300_000
@@ -30,7 +30,7 @@ def night_name(started: datetime, how: str) -> str:
     return f"night {started.astimezone():%Y-%m-%d}: {how}"
 
 
-def counted(night: Night) -> str:
+def counted(night: NightReport) -> str:
     """Return how many slides ended how, without those that were left alone."""
     count = Counter(outcome.status for outcome in night.outcomes)
     named = [f"{count[status]:,} {status}" for status in ("scored", "refused", "failed")]
@@ -38,7 +38,7 @@ def counted(night: Night) -> str:
     return counts if night.is_whole else f"{counts}, ended early"
 
 
-def headline(night: Night) -> str:
+def headline(night: NightReport) -> str:
     """Return how a night went, in one line."""
     count = Counter(outcome.status for outcome in night.outcomes)
     return (
@@ -55,7 +55,7 @@ def where(path: Path, out: Path, results_url: str | None) -> str:
     return f"[{markdown(path.name)}]({results_url.rstrip('/')}/{address})"
 
 
-def table(night: Night) -> list[dict[str, str]]:
+def table(night: NightReport) -> list[dict[str, str]]:
     """Return a row for each slide, what needs a person first."""
     return [
         {
@@ -69,7 +69,7 @@ def table(night: Night) -> list[dict[str, str]]:
 
 
 def page(
-    night: Night, out: Path, report: Path, results_url: str | None, thumbnail: Thumbnail
+    night: NightReport, out: Path, report: Path, results_url: str | None, thumbnail: Thumbnail
 ) -> str:
     """Return a night's figures and small pictures, in Markdown.
 

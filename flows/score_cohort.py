@@ -44,11 +44,12 @@ from flows.report import headline as slide_headline
 from flows.run_log import run_log
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.night.config import NightConfig
-from wsi_pipeline.night.crew import Event, Job, Progress
 from wsi_pipeline.night.outcome import Outcome
 from wsi_pipeline.night.plan import Cohort
-from wsi_pipeline.night.report import Night, thumbnail
+from wsi_pipeline.night.report import NightReport
+from wsi_pipeline.night.report_page import thumbnail
 from wsi_pipeline.night.run import Attempt, Follow, NightRun
+from wsi_pipeline.night.worker_protocol import Event, Job, Progress
 
 
 @flow(
@@ -132,7 +133,7 @@ def call_run(name: str) -> None:
 
 
 @unless_away
-def publish(night: Night, out: Path, report: Path, results_url: str | None) -> None:
+def publish(night: NightReport, out: Path, report: Path, results_url: str | None) -> None:
     """Make the artifacts of a night that is over."""
     table_at = where(report, out, results_url)
     create_table_artifact(

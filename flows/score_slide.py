@@ -30,11 +30,11 @@ from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.night.config import NightConfig
 from wsi_pipeline.night.outcome import REFUSALS
 from wsi_pipeline.night.remedies import in_flow
-from wsi_pipeline.night.slide_folders import one_slide
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.scoring import pipeline
 from wsi_pipeline.scoring.filing import file_slide
 from wsi_pipeline.scoring.scorer import start_engine
+from wsi_pipeline.scoring.slide_arguments import one_slide
 
 
 @flow(

@@ -36,10 +36,10 @@ from wsi_pipeline.shown import ShownFormatter, shown, write_on_any_terminal
 
 if TYPE_CHECKING:
     from wsi_pipeline.model.bundle import ModelBundle
-    from wsi_pipeline.night.crew import Job
     from wsi_pipeline.night.outcome import Outcome
-    from wsi_pipeline.night.report import Night
+    from wsi_pipeline.night.report import NightReport
     from wsi_pipeline.night.run import Attempt
+    from wsi_pipeline.night.worker_protocol import Event, Job
     from wsi_pipeline.outputs.summary import SlideSummary
 
 app = typer.Typer(
@@ -122,11 +122,11 @@ def score(
     The exit code is 0 only if every slide was scored.
     """
     from wsi_pipeline.night.config import NightConfig
-    from wsi_pipeline.night.slide_folders import all_slides, own_folders
     from wsi_pipeline.outputs.summary import SlideSummary
     from wsi_pipeline.scoring.filing import file_slide, name_unread
     from wsi_pipeline.scoring.pipeline import score_slide
     from wsi_pipeline.scoring.scorer import start_engine
+    from wsi_pipeline.scoring.slide_arguments import all_slides, own_folders
 
     settings = NightConfig.resolve(
         config,
@@ -221,8 +221,8 @@ def inspect(
     """Show what a slide is, and what scoring it will take, before a run."""
     from wsi_pipeline.engine.build import build_engine
     from wsi_pipeline.night.config import NightConfig
-    from wsi_pipeline.night.slide_folders import one_slide
     from wsi_pipeline.scoring.inspection import expect
+    from wsi_pipeline.scoring.slide_arguments import one_slide
     from wsi_pipeline.slide.slide import Slide
 
     settings = NightConfig.resolve(
@@ -280,9 +280,9 @@ def tile(
 ) -> None:
     """Find the tissue and store its tiles, without scoring them."""
     from wsi_pipeline.night.config import NightConfig
-    from wsi_pipeline.night.slide_folders import one_slide
     from wsi_pipeline.scoring.filing import name_unread
     from wsi_pipeline.scoring.pipeline import tile_slide
+    from wsi_pipeline.scoring.slide_arguments import one_slide
 
     settings = NightConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, workers=workers
@@ -314,8 +314,8 @@ def quantise(
     from wsi_pipeline.engine.quantise import quantise
     from wsi_pipeline.model.bundle import ModelBundle
     from wsi_pipeline.night.config import NightConfig
-    from wsi_pipeline.night.slide_folders import all_slides
     from wsi_pipeline.scoring.sample import sample_tiles
+    from wsi_pipeline.scoring.slide_arguments import all_slides
 
     settings = NightConfig.resolve(config, mpp=mpp, allow_upsampling=allow_upsampling)
     paths = all_slides(slides)
@@ -339,8 +339,8 @@ def heatmap(
 ) -> None:
     """Write the outputs of a scored slide again, from its store."""
     from wsi_pipeline.night.config import NightConfig
-    from wsi_pipeline.night.slide_folders import one_slide
     from wsi_pipeline.scoring.rewrite import write_again
+    from wsi_pipeline.scoring.slide_arguments import one_slide
 
     settings = NightConfig.resolve(config)
     meant = None if slide is None else one_slide(slide)
@@ -441,12 +441,12 @@ def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
 
 def _followed(bars: Progress, job: Job, attempt: Attempt) -> Outcome:
     """Score a slide of a night under a bar of its own."""
-    from wsi_pipeline.night import crew
+    from wsi_pipeline.night.worker_protocol import Progress as TilesDone
 
     task = bars.add_task(_plain(job.slide.name), total=None)
 
-    def moved(event: crew.Event) -> None:
-        if isinstance(event, crew.Progress):
+    def moved(event: Event) -> None:
+        if isinstance(event, TilesDone):
             bars.update(task, completed=event.done, total=event.total)
 
     try:
@@ -529,7 +529,7 @@ def _show_outcomes(
     Console().print(table)
 
 
-def _show_night(night: Night) -> None:
+def _show_night(night: NightReport) -> None:
     table = Table()
     for heading in ("slide", "outcome", "cellularity of the tissue", "why"):
         table.add_column(heading, overflow="fold")

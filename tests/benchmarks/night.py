@@ -4,7 +4,7 @@ python -m tests.benchmarks.night [--slides 8] [--px 2560]
 
 Generated slides of equal size, the demonstration bundle, this machine's processor. Two figures:
 the share of the time between the first slide's model and the last's in which no slide had the model
-(`Night.model_idle_share`), and that in which it computed nothing, waits for pixels included.
+(`NightReport.model_idle_share`), and that in which it computed nothing, waits for pixels included.
 """
 
 import os
@@ -19,10 +19,10 @@ from tests.helpers.nights import a_night
 from training.synthetic import generate_region
 from wsi_pipeline.model.bundle import DEMO_BUNDLE
 from wsi_pipeline.night.config import CrewConfig, InboxConfig, NightConfig
-from wsi_pipeline.night.report import Night
+from wsi_pipeline.night.report import NightReport
 
 
-def computing_share(night: Night) -> float:
+def computing_share(night: NightReport) -> float:
     """Return the share of the model's whole span in which it computed."""
     had = [outcome for outcome in night.outcomes if outcome.model_from is not None]
     span = max(o.model_until or 0.0 for o in had) - min(o.model_from or 0.0 for o in had)

@@ -20,7 +20,7 @@ from tests.helpers.made import settings_of
 from wsi_pipeline.engine.execution import Execution
 from wsi_pipeline.facts import BundleFacts, SlideFacts
 from wsi_pipeline.night.outcome import Outcome
-from wsi_pipeline.night.report import Night
+from wsi_pipeline.night.report import NightReport
 from wsi_pipeline.outputs.provenance import Provenance
 from wsi_pipeline.outputs.summary import (
     Cellularity,
@@ -149,8 +149,8 @@ def outcome(name: str, **others: Any) -> Outcome:
     return Outcome(**{"name": name, "folder": Path(name).stem, "status": "scored"} | others)
 
 
-def night(*outcomes: Outcome, is_whole: bool = True) -> Night:
-    return Night(
+def night(*outcomes: Outcome, is_whole: bool = True) -> NightReport:
+    return NightReport(
         started=EVENING, ended=EVENING, inbox="in|box", outcomes=outcomes, is_whole=is_whole
     )
 

@@ -23,7 +23,8 @@ from tests.helpers.real_slides import SLIDES
 from training.synthetic import generate_region
 from wsi_pipeline.night.config import CrewConfig, InboxConfig, NightConfig
 from wsi_pipeline.night.plan import Cohort
-from wsi_pipeline.night.report import NIGHTS, Night
+from wsi_pipeline.night.report import NightReport
+from wsi_pipeline.night.report_folder import NIGHTS
 from wsi_pipeline.night.run import NightRun
 from wsi_pipeline.tiles.store import TileStore
 from wsi_pipeline.tiles.store_place import STORE_NAME
@@ -158,7 +159,7 @@ def night_config(**engine: object) -> NightConfig:
     )
 
 
-def a_night(inbox: Path, out: Path, bundle: Path, config: NightConfig) -> Night:
+def a_night(inbox: Path, out: Path, bundle: Path, config: NightConfig) -> NightReport:
     """Score an inbox in one go, without Prefect and undisturbed."""
     with NightRun(Cohort.prepare(str(inbox), out, str(bundle), config)) as night:
         for outcome in night:

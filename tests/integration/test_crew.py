@@ -17,7 +17,8 @@ from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.errors import ModelUnavailableError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.night.config import CrewConfig
-from wsi_pipeline.night.crew import Crew, Job, Model, Progress, Setup
+from wsi_pipeline.night.crew import Crew
+from wsi_pipeline.night.worker_protocol import Job, Model, Progress, Setup
 from wsi_pipeline.scoring.filing import file_slide
 from wsi_pipeline.scoring.pipeline import score_slide
 

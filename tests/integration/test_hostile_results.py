@@ -15,7 +15,8 @@ from wsi_pipeline.night.digest_cache import DigestCache, _line
 from wsi_pipeline.night.inbox import find_slides
 from wsi_pipeline.night.outcome import of_error
 from wsi_pipeline.night.plan import Cohort, recall, remember
-from wsi_pipeline.night.report import Night, write_night
+from wsi_pipeline.night.report import NightReport
+from wsi_pipeline.night.report_folder import write_report
 from wsi_pipeline.scoring.filing import pseudonym
 from wsi_pipeline.slide.files import SlideFile, content_digest
 from wsi_pipeline.tiles.store import TileStore
@@ -61,14 +62,14 @@ def test_pages_and_notes_are_not_written_through_links(tmp_path, tiny_bundle, ca
     for name in ("nights", "nights-2", "slide"):
         (out / name).symlink_to(elsewhere)
     now = datetime.now(UTC)
-    page = write_night(out, Night(started=now, ended=now, inbox="in", outcomes=[]))
+    page = write_report(out, NightReport(started=now, ended=now, inbox="in", outcomes=[]))
     assert page.parent.parent == out / "nights-3"
     night = page.parent
     for path in night.iterdir():
         path.unlink()
     night.rmdir()
     night.symlink_to(elsewhere)
-    again = write_night(out, Night(started=now, ended=now, inbox="in", outcomes=[]))
+    again = write_report(out, NightReport(started=now, ended=now, inbox="in", outcomes=[]))
     assert again.parent.name == f"{night.name}-2"
     cohort = Cohort.prepare(str(tmp_path), out, str(tiny_bundle), config_of_tiny())
     file = SlideFile("slide.svs", ("slide.svs",), "slide", "slide.svs", "a" * 32)

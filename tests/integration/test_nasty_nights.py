@@ -24,9 +24,9 @@ from wsi_pipeline.errors import OutputError
 from wsi_pipeline.night import crew as crew_module
 from wsi_pipeline.night import digest_cache
 from wsi_pipeline.night.config import CrewConfig, InboxConfig
-from wsi_pipeline.night.crew import Job, Model
 from wsi_pipeline.night.plan import Cohort, plan
 from wsi_pipeline.night.run import NightRun
+from wsi_pipeline.night.worker_protocol import Job, Model
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.errors import WsiError
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.night.outcome import of_summary
-from wsi_pipeline.night.report import Night, write_night
+from wsi_pipeline.night.report import NightReport
+from wsi_pipeline.night.report_folder import write_report
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.pipeline import score_slide
 from wsi_pipeline.slide.files import SlideFile
@@ -180,7 +181,7 @@ def test_pages_and_reports_do_not_show_them_either(scored, tmp_path):
         SlideFile("slide.svs", ("slide.svs",), "slide", "slide.svs"), summaries["with"]
     )
     ended = datetime(2026, 1, 2, tzinfo=UTC)
-    night = write_night(out, Night(ended - timedelta(hours=1), ended, "inbox", [outcome]))
+    night = write_report(out, NightReport(ended - timedelta(hours=1), ended, "inbox", [outcome]))
     page += "".join(
         path.read_text()
         for path in (night if night.is_dir() else night.parent).rglob("*")

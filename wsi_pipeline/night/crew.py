@@ -5,112 +5,36 @@ brings such a library down, hangs it or fills the memory shall cost one slide an
 slides are scored by processes of `night.worker`, which are watched here and replaced. With
 two of them, one reads the next slide into its store while the other has the model.
 
-The two sides talk over a pipe of `multiprocessing`: `Setup` once and then `Job` after `Job` one
-way, events the other, of which `Ready` or `Unusable` is the first and `Ended` the last of each job.
-The processes are not those of `multiprocessing`, each of which would run the caller's main module
-again: all of Prefect, where the night is a flow run.
+What the two sides say is in `night.worker_protocol`, and how such a process is started and ended in
+`night.worker_process`.
 """
 
 import logging
-import multiprocessing
 import queue
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
-
-import psutil
+from typing import Self
 
 from wsi_pipeline.errors import ModelUnavailableError
 from wsi_pipeline.night.config import CrewConfig
 from wsi_pipeline.night.outcome import Outcome, Retry
-from wsi_pipeline.night.slide_table import SlideRow
-from wsi_pipeline.slide.files import SlideFile
+from wsi_pipeline.night.worker_process import WorkerProcess, how_it_ended
+from wsi_pipeline.night.worker_protocol import Ended, Job, Model, OnEvent, Ready, Setup, Unusable
 from wsi_pipeline.slide.redaction import without_name
-
-if TYPE_CHECKING:
-    from wsi_pipeline.scoring.config import ScoreConfig
 
 log = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 1.0
 LOADED_WITHIN_S = 1800.0
 """A large model on a slow drive, exported for the first time, takes minutes."""
-LAST_WORDS_BYTES = 16_000
-GIVEN_UP_AFTER_S = 10.0
 TRIES_TO_START = 2
 """A process that dies while it loads may have been in the way of another one's memory."""
 ENDED_BY_OTHERS = {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
 """What services and people end processes with: no fault of the slide's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What holds for all slides of a night."""
-
-    out: Path
-    bundle: Path
-    """The folder of the model, and not a link that may lead elsewhere meanwhile."""
-    source: str
-    """Where the other machines of a cluster find it."""
-    digest: str
-    """Of the model: a night has one, whatever comes to lie in its folder."""
-    config: "ScoreConfig"
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A slide to be scored."""
-
-    slide: SlideFile
-    said: SlideRow = field(default_factory=SlideRow)
-    """What the inbox's table says of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The model is loaded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unusable:
-    """The model cannot be used; no slide can be scored with it."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Tiles done, of how many."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What the worker has of the model: it waits for it, uses it, or has let go of it."""
-
-    step: Literal["wanted", "taken", "released"]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How the job ended."""
-
-    outcome: Outcome
-
-
-Event = Ready | Unusable | Progress | Model | Ended
-OnEvent = Callable[[Event], None]
 
 
 class Crew:
@@ -172,7 +96,7 @@ class Worker:
         self._config = config
         self._lock = threading.Lock()
         self._closed = False
-        self._process: _Process | None = None
+        self._process: WorkerProcess | None = None
 
     def score(self, job: Job, on_event: OnEvent) -> Outcome:
         """Score a slide; a worker that dies, hangs or swells is one outcome more.
@@ -197,7 +121,7 @@ class Worker:
             if self._process is not None:
                 self._process.stop()
 
-    def _started(self) -> "_Process":
+    def _started(self) -> WorkerProcess:
         """Return a process that has loaded the model."""
         if self._process is not None and self._process.runs:
             return self._process
@@ -208,7 +132,7 @@ class Worker:
                 if self._process is not None:
                     self._process.stop()
                 try:
-                    process = self._process = _Process(self._setup, self._slot)
+                    process = self._process = WorkerProcess(self._setup, self._slot)
                 except OSError as error:
                     raise ModelUnavailableError(
                         f"No process that scores can be started ({error.strerror}). Check the "
@@ -227,13 +151,13 @@ class Worker:
             code, words = process.stop()
             if isinstance(first, Unusable):
                 raise ModelUnavailableError(first.reason)
-            log.warning("A process died while it loaded the model (%s)", _how(code))
+            log.warning("A process died while it loaded the model (%s)", how_it_ended(code))
         raise ModelUnavailableError(
-            f"The processes that score slides die while they load the model ({_how(code)}). "
-            f"Check that there is memory enough. {words}".rstrip()
+            f"The processes that score slides die while they load the model "
+            f"({how_it_ended(code)}). Check that there is memory enough. {words}".rstrip()
         )
 
-    def _follow(self, process: "_Process", job: Job, on_event: OnEvent) -> Outcome:
+    def _follow(self, process: WorkerProcess, job: Job, on_event: OnEvent) -> Outcome:
         waits_for_model = False
         moved = time.monotonic()
         process.tell(job)
@@ -258,95 +182,13 @@ class Worker:
                 return _given_up(process, job, "OutOfMemory", f"it took more than {gib:.1f} GiB")
 
 
-class _Process:
-    """A process of `wsi_pipeline.night.worker`, what it says, and its last words."""
-
-    def __init__(self, setup: Setup, slot: Path) -> None:
-        self.events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        """What it tells; None once it is dead."""
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
-        self._lock = threading.Lock()
-        self._stopped: tuple[int | None, str] | None = None
-        self._pipe, its_end = multiprocessing.Pipe()
-        with its_end:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [
-                    sys.executable,
-                    "-m",
-                    "wsi_pipeline.night.worker",
-                    str(its_end.fileno()),
-                    str(slot),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=self._words,
-                stderr=self._words,
-                pass_fds=[its_end.fileno()],
-                # Ctrl-C is for the night, which then ends its workers.
-                process_group=0,
-            )
-        threading.Thread(
-            target=_listen, args=(self._pipe, self.events), name="listening", daemon=True
-        ).start()
-        self.tell(setup)
-
-    @property
-    def runs(self) -> bool:
-        return self._stopped is None and self._process.poll() is None
-
-    def tell(self, message: Setup | Job) -> None:
-        try:
-            self._pipe.send(message)
-        except OSError as error:
-            log.debug("a worker died before it was told (%s)", error)  # `events` tells so too
-
-    def memory_bytes(self) -> int:
-        try:
-            return int(psutil.Process(self._process.pid).memory_info().rss)
-        except psutil.Error:
-            return 0
-
-    def wait(self) -> None:
-        """Give it time to die by itself, so that its exit code tells how."""
-        try:
-            self._process.wait(GIVEN_UP_AFTER_S)
-        except subprocess.TimeoutExpired:
-            log.debug("a worker has closed its pipe, and lives")
-
-    def stop(self) -> tuple[int | None, str]:
-        """End it, whatever it does; return its exit code and the last that it printed."""
-        with self._lock:
-            if self._stopped is None:
-                self._process.kill()
-                self.wait()
-                size = self._words.seek(0, 2)
-                self._words.seek(max(0, size - LAST_WORDS_BYTES))
-                words = self._words.read().decode(errors="replace").strip()
-                self._words.close()
-                self._stopped = self._process.poll(), words
-            return self._stopped
-
-
-def _listen(
-    pipe: "Connection[Setup | Job, Event]", events: queue.SimpleQueue[Event | None]
-) -> None:
-    """Pass on what a worker says: whoever watches it must not wait for half a message."""
-    try:
-        with pipe:
-            while True:
-                events.put(pipe.recv())
-    except (EOFError, OSError) as error:
-        log.debug("a worker fell silent: %s", error)
-    finally:
-        events.put(None)
-
-
-def _died(process: _Process, job: Job) -> Outcome:
+def _died(process: WorkerProcess, job: Job) -> Outcome:
     process.wait()
     code, words = process.stop()
     return _broken(
         job,
         "WorkerEnded" if code in ENDED_BY_OTHERS else "WorkerDied",
-        f"the process that scored it died ({_how(code)}). If it does so again, the file is "
+        f"the process that scored it died ({how_it_ended(code)}). If it does so again, the file is "
         f"damaged in a way that the library which reads it does not survive, or the memory "
         f"is too small: copy or scan the slide again",
         retry="now",
@@ -354,7 +196,7 @@ def _died(process: _Process, job: Job) -> Outcome:
     )
 
 
-def _given_up(process: _Process, job: Job, kind: str, why: str) -> Outcome:
+def _given_up(process: WorkerProcess, job: Job, kind: str, why: str) -> Outcome:
     _, words = process.stop()
     return _broken(
         job,
@@ -364,14 +206,6 @@ def _given_up(process: _Process, job: Job, kind: str, why: str) -> Outcome:
         retry="never",
         trace=words,
     )
-
-
-def _how(code: int | None) -> str:
-    if code is None:
-        return "it cannot be ended"
-    if code < 0:
-        return f"signal {signal.Signals(-code).name}"
-    return f"exit code {code}"
 
 
 def _broken(job: Job, kind: str, why: str, *, retry: Retry, trace: str) -> Outcome:

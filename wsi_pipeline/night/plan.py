@@ -22,12 +22,13 @@ from wsi_pipeline.facts import TilingFacts
 from wsi_pipeline.files import atomic_path, read_regular
 from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
 from wsi_pipeline.night.config import NightConfig
-from wsi_pipeline.night.crew import Crew, Job, Setup
+from wsi_pipeline.night.crew import Crew
 from wsi_pipeline.night.digest_cache import DigestCache
 from wsi_pipeline.night.inbox import Inbox, InboxSlide, find_slides
+from wsi_pipeline.night.inbox_table import SlideRow, find_table
 from wsi_pipeline.night.outcome import Outcome, left, of_error
 from wsi_pipeline.night.patience import patiently
-from wsi_pipeline.night.slide_table import SlideRow, find_table
+from wsi_pipeline.night.worker_protocol import Job, Setup
 from wsi_pipeline.outputs.provenance import Settings
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.scoring.filing import UNREAD, Names, pseudonym, slide_folder

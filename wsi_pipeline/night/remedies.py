@@ -3,7 +3,7 @@
 Errors are raised far from there: they name the option of the command, which others replace.
 """
 
-from wsi_pipeline.night.slide_table import MPP, NAME, UPSAMPLING
+from wsi_pipeline.night.inbox_table import MPP, NAME, UPSAMPLING
 from wsi_pipeline.slide import mpp
 from wsi_pipeline.tiles import grid
 

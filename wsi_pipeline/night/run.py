@@ -26,11 +26,12 @@ from types import TracebackType
 from typing import Self
 
 from wsi_pipeline.errors import ConfigError, ModelUnavailableError, OutputError, WsiError
-from wsi_pipeline.night.crew import Job, OnEvent
 from wsi_pipeline.night.outcome import Outcome, left, of_error
 from wsi_pipeline.night.patience import elsewhere
 from wsi_pipeline.night.plan import Cohort, Step, labelled, plan, remember, unread
-from wsi_pipeline.night.report import Night, write_night
+from wsi_pipeline.night.report import NightReport
+from wsi_pipeline.night.report_folder import write_report
+from wsi_pipeline.night.worker_protocol import Job, OnEvent
 from wsi_pipeline.slide.files import SlideFile
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class NightRun:
 
     """
 
-    report: Night
+    report: NightReport
     page: Path
 
     def __init__(self, cohort: Cohort, follow: Follow = _unfollowed) -> None:
@@ -158,7 +159,7 @@ class NightRun:
         if isinstance(error, WsiError):
             return None
         ended = [left(slide, *ENDED) for slide in self._waiting.values()]
-        self.report = Night(
+        self.report = NightReport(
             started=self._started,
             ended=datetime.now(UTC),
             inbox=self._cohort.inbox,
@@ -166,7 +167,7 @@ class NightRun:
             is_whole=error is None and not ended,
         )
         try:
-            return write_night(self._cohort.out, self.report)
+            return write_report(self._cohort.out, self.report)
         except OSError as error_of_page:
             raise OutputError(
                 f"{self._cohort.out}: the night's page cannot be written "

@@ -21,8 +21,8 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # loading the libraries takes seconds, in which the night may end
-    from wsi_pipeline.night.crew import Event, Job, OnEvent, Setup
     from wsi_pipeline.night.outcome import Outcome
+    from wsi_pipeline.night.worker_protocol import Event, Job, OnEvent, Setup
     from wsi_pipeline.scoring.scorer import Scorer
 
 PROGRESS_EVERY_S = 1.0
@@ -63,7 +63,7 @@ def work(asked: Callable[[], Any], tell: "OnEvent") -> None:
     """
     from wsi_pipeline.errors import BundleError, WsiError
     from wsi_pipeline.model.bundle import ModelBundle
-    from wsi_pipeline.night.crew import Ended, Ready, Unusable
+    from wsi_pipeline.night.worker_protocol import Ended, Ready, Unusable
     from wsi_pipeline.scoring.scorer import start_engine
 
     # They log every oddity of a damaged file that an error of ours then names.
@@ -92,7 +92,7 @@ def score(job: "Job", setup: "Setup", engine: "Scorer", tell: "OnEvent") -> "Out
     import filelock
 
     from wsi_pipeline.night import outcome
-    from wsi_pipeline.night.crew import Model, Progress
+    from wsi_pipeline.night.worker_protocol import Model, Progress
     from wsi_pipeline.scoring import pipeline
 
     start, busy_before = time.perf_counter(), engine.busy_s

@@ -17,9 +17,10 @@ from pydicom.uid import generate_uid
 from tests.helpers.multi_file import VMS, write, write_dicom
 from wsi_pipeline.errors import ConfigError, SlideError
 from wsi_pipeline.night.config import InboxConfig
-from wsi_pipeline.night.inbox import Inbox, find_slides, slides_among
+from wsi_pipeline.night.inbox import Inbox, find_slides
 from wsi_pipeline.slide.dicom import DicomHeader
 from wsi_pipeline.slide.files import SLIDE_SUFFIXES, files_of
+from wsi_pipeline.slide.grouping import slides_among
 
 AT_ONCE = InboxConfig(quiet_s=0, look_again_s=0)
 

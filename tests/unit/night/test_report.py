@@ -22,9 +22,10 @@ from PIL import Image
 from tests.helpers.made import settings_of
 from wsi_pipeline.engine.execution import Execution
 from wsi_pipeline.facts import BundleFacts, SlideFacts
-from wsi_pipeline.night import report as module
+from wsi_pipeline.night import report_page, report_table
 from wsi_pipeline.night.outcome import Outcome
-from wsi_pipeline.night.report import ORDER, Night, write_night
+from wsi_pipeline.night.report import ORDER, NightReport
+from wsi_pipeline.night.report_folder import write_report
 from wsi_pipeline.outputs.provenance import Provenance
 from wsi_pipeline.outputs.summary import (
     Cellularity,
@@ -89,8 +90,8 @@ def outcome(name: str, status: str = "scored", **about) -> Outcome:
     return Outcome(name=name, folder=Path(name).stem, status=status, **about)
 
 
-def night(*outcomes: Outcome) -> Night:
-    return Night(STARTED, STARTED + timedelta(hours=3, minutes=12), "/mnt/inbox", outcomes)
+def night(*outcomes: Outcome) -> NightReport:
+    return NightReport(STARTED, STARTED + timedelta(hours=3, minutes=12), "/mnt/inbox", outcomes)
 
 
 class Page(HTMLParser):
@@ -173,7 +174,7 @@ def mixed(tmp_path):
 
 def test_what_needs_a_person_comes_first(mixed):
     out, outcomes = mixed
-    path = write_night(out, night(*outcomes))
+    path = write_report(out, night(*outcomes))
     assert path == out / "nights" / "2026-11-23T0200Z" / "index.html"
     page = read(path)
     assert (
@@ -197,7 +198,7 @@ def test_what_needs_a_person_comes_first(mixed):
 
 def test_the_page_needs_nothing_from_elsewhere(mixed):
     out, outcomes = mixed
-    path = write_night(out, night(*outcomes))
+    path = write_report(out, night(*outcomes))
     page = read(path)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert "http" not in re.sub(r'http-equiv="', "", path.read_text("utf-8"))
@@ -225,7 +226,7 @@ def test_the_page_needs_nothing_from_elsewhere(mixed):
 
 def test_the_page_can_be_heard_and_read_without_colours(mixed):
     out, outcomes = mixed
-    html = (path := write_night(out, night(*outcomes))).read_text("utf-8")
+    html = (path := write_report(out, night(*outcomes))).read_text("utf-8")
     page = read(path)
     assert all(header.get("scope") in ("row", "col") for header in page.all("th"))
     assert all(image["alt"] for image in page.all("img"))
@@ -252,7 +253,7 @@ def contrast(one: str, other: str) -> float:
 
 def test_thumbnails_are_small_and_of_the_right_picture(mixed):
     out, outcomes = mixed
-    page = read(write_night(out, night(*outcomes)))
+    page = read(write_report(out, night(*outcomes)))
     sources = [image["src"] for image in page.all("img")]
     assert [image["alt"] for image in page.all("img")] == [
         "Tissue found on pale.svs",
@@ -262,26 +263,26 @@ def test_thumbnails_are_small_and_of_the_right_picture(mixed):
     for source in sources:
         kind, data = source.split(",")
         assert kind == "data:image/jpeg;base64"
-        assert len(b64decode(data)) <= module.THUMBNAIL_BYTES
+        assert len(b64decode(data)) <= report_page.THUMBNAIL_BYTES
         with Image.open(io.BytesIO(b64decode(data))) as image:
-            assert max(image.size) == module.THUMBNAIL_PX
+            assert max(image.size) == report_page.THUMBNAIL_PX
 
 
 def test_pictures_that_cannot_be_shown_are_left_out(tmp_path, monkeypatch, caplog):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "overlay.png").write_bytes(b"\x89PNG\r\n\x1a\n rubbish")
     Image.new("RGB", (100, 100)).save(tmp_path / "a" / "tissue-outline.png")
-    assert len(read(write_night(tmp_path, night(outcome("a.svs")))).all("img")) == 1
+    assert len(read(write_report(tmp_path, night(outcome("a.svs")))).all("img")) == 1
     assert "overlay.png" in caplog.text
-    monkeypatch.setattr(module, "LARGEST_PICTURE_PX", 99 * 100)
-    assert not read(write_night(tmp_path, night(outcome("a.svs")))).all("img")
+    monkeypatch.setattr(report_page, "LARGEST_PICTURE_PX", 99 * 100)
+    assert not read(write_report(tmp_path, night(outcome("a.svs")))).all("img")
 
 
 def test_names_cannot_become_markup(tmp_path):
     folder = tmp_path / Path(NASTY).stem.replace("/", "_")
     folder.mkdir()
     nasty = outcome(NASTY).model_copy(update={"folder": folder.name})
-    page = read(write_night(tmp_path, night(nasty)))
+    page = read(write_report(tmp_path, night(nasty)))
     assert NASTY in page.words
     assert not page.all("script")
     links = [unquote(link["href"]) for link in page.all("a")]
@@ -297,7 +298,7 @@ def test_any_text_leaves_page_and_tables_whole(tmp_path_factory, name, reason, t
     out = tmp_path_factory.mktemp("night")
     odd = Outcome(name=name, folder="", status=status, reason=reason, traceback=trace)
     plain = odd.model_copy(update={"name": "x", "reason": "x", "traceback": trace and "x"})
-    path, like = (write_night(out, night(each)) for each in (odd, plain))
+    path, like = (write_report(out, night(each)) for each in (odd, plain))
     assert [tag for tag, _ in read(path).tags] == [tag for tag, _ in read(like).tags]
 
     with (path.parent / "slides.csv").open(encoding="utf-8-sig", newline="") as file:
@@ -312,7 +313,7 @@ def test_any_text_leaves_page_and_tables_whole(tmp_path_factory, name, reason, t
 
 def test_the_tables_hold_all_figures(mixed):
     out, outcomes = mixed
-    folder = write_night(out, night(*outcomes)).parent
+    folder = write_report(out, night(*outcomes)).parent
     table = pq.read_table(folder / "slides.parquet")
     rows = table.to_pylist()
     assert [row["slide"] for row in rows] == [
@@ -358,14 +359,16 @@ def test_the_tables_hold_all_figures(mixed):
     assert [
         {name: "" if value is None else str(value) for name, value in row.items()} for row in rows
     ] == cells
-    documented = re.findall(r"^``(\w+)`` +(\w+)", module.__doc__, re.MULTILINE)
+    documented = re.findall(r"^``(\w+)`` +(\w+)", report_table.__doc__, re.MULTILINE)
     types = {"string": "string", "double": "float64", "int64": "int64"}
     assert documented == [(field.name, types[str(field.type)]) for field in table.schema]
 
 
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@sum"])
 def test_cells_cannot_become_formulas(tmp_path, name):
-    folder = write_night(tmp_path, night(outcome("a.svs").model_copy(update={"name": name}))).parent
+    folder = write_report(
+        tmp_path, night(outcome("a.svs").model_copy(update={"name": name}))
+    ).parent
     raw = (folder / "slides.csv").read_bytes()
     assert raw.startswith(b"\xef\xbb\xbf")
     (row,) = csv.DictReader(io.StringIO(raw.decode("utf-8-sig"), newline=""))
@@ -374,27 +377,29 @@ def test_cells_cannot_become_formulas(tmp_path, name):
 
 
 def test_one_slide_no_slide_and_no_trouble(tmp_path):
-    page = read(write_night(tmp_path, night(outcome("a.svs"))))
+    page = read(write_report(tmp_path, night(outcome("a.svs"))))
     assert (
         "Of 1 slide, 1 was scored, 0 refused and 0 failed; 0 were left alone. "
         "Nothing new needs attention."
     ) in page.words
-    page = read(write_night(tmp_path, night()))
+    page = read(write_report(tmp_path, night()))
     assert "There were no slides in the inbox." in page.words
     assert not page.all("table")
 
 
 def test_a_demonstration_model_is_named_once(tmp_path):
     flagged = summary(demonstration=True, flags=("demonstration model", "out of focus"))
-    page = read(write_night(tmp_path, night(*(outcome(n, summary=flagged) for n in "ab"))))
+    page = read(write_report(tmp_path, night(*(outcome(n, summary=flagged) for n in "ab"))))
     assert page.words.count("demonstration model") == 1
     assert page.words.count("out of focus") == 2
 
 
 def test_a_second_night_of_the_same_minute_is_another_one(tmp_path):
     zone = timezone(timedelta(hours=2))
-    local = Night(STARTED.astimezone(zone), STARTED.astimezone(zone), "in", [outcome("a.svs")])
-    pages = [write_night(tmp_path, each) for each in (night(), local, local)]
+    local = NightReport(
+        STARTED.astimezone(zone), STARTED.astimezone(zone), "in", [outcome("a.svs")]
+    )
+    pages = [write_report(tmp_path, each) for each in (night(), local, local)]
     assert [page.parent.name for page in pages] == [
         "2026-11-23T0200Z",
         "2026-11-23T0200Z-2",
@@ -402,14 +407,14 @@ def test_a_second_night_of_the_same_minute_is_another_one(tmp_path):
     ]
     assert pages[1].read_bytes() == pages[2].read_bytes()
     with ThreadPoolExecutor(8) as threads:  # several at once
-        at_once = list(threads.map(lambda _: write_night(tmp_path, local), range(8)))
+        at_once = list(threads.map(lambda _: write_report(tmp_path, local), range(8)))
     assert len({*pages, *at_once}) == 11
 
 
 def test_files_in_the_way_of_the_page(tmp_path):
     (tmp_path / "nights").write_text("no folder")
     (tmp_path / "nights-2").symlink_to("nights-2")
-    page = write_night(tmp_path, night(outcome("a.svs")))
+    page = write_report(tmp_path, night(outcome("a.svs")))
     assert page.relative_to(tmp_path).parts[0] == "nights-3"
 
 
@@ -427,20 +432,20 @@ def test_the_page_is_written_last_or_not_at_all(tmp_path, monkeypatch):
     def fail(_path):
         raise RuntimeError
 
-    monkeypatch.setattr(module, "_small_picture", fail)
+    monkeypatch.setattr(report_page, "_small_picture", fail)
     with pytest.raises(RuntimeError):
-        write_night(tmp_path, night(outcome("a.svs")))
+        write_report(tmp_path, night(outcome("a.svs")))
     (folder,) = (tmp_path / "nights").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["slides.csv", "slides.parquet"]
 
 
 def test_pictures_are_not_gathered_in_memory(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
-    monkeypatch.setattr(module, "_small_picture", lambda path: f"{path} {'A' * 26_000}")
+    monkeypatch.setattr(report_page, "_small_picture", lambda path: f"{path} {'A' * 26_000}")
     slides = [outcome(f"{i}.svs").model_copy(update={"folder": "a"}) for i in range(300)]
-    write_night(tmp_path, night(*slides[:1]))
+    write_report(tmp_path, night(*slides[:1]))
     tracemalloc.start()
-    page = write_night(tmp_path, night(*slides))
+    page = write_report(tmp_path, night(*slides))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert page.stat().st_size > 7.8e6

@@ -20,7 +20,7 @@ from wsi_pipeline.errors import ConfigError, MppError, SlideError
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.night.config import InboxConfig
 from wsi_pipeline.night.inbox import find_slides
-from wsi_pipeline.night.slide_folders import all_slides, one_slide, own_folders, slides_in
+from wsi_pipeline.scoring.slide_arguments import all_slides, one_slide, own_folders, slides_in
 from wsi_pipeline.slide.files import files_of
 from wsi_pipeline.slide.slide import Slide
 

@@ -6,8 +6,8 @@ import pytest
 
 from wsi_pipeline.errors import MppError
 from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.night.inbox_table import SlideRow, SlideTable, find_table, parse_table
 from wsi_pipeline.night.remedies import at_night, in_flow
-from wsi_pipeline.night.slide_table import SlideRow, SlideTable, find_table, parse_table
 from wsi_pipeline.slide.mpp import MppSources, referee_mpp
 from wsi_pipeline.tiles.grid import GridConfig, require_resolution
 

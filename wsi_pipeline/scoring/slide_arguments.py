@@ -1,7 +1,7 @@
-"""Which slides a person means who names a folder.
+"""Which slides a person means who names files and folders.
 
 A slide may be several files, and then its folder stands for it: what of a folder is a slide and
-what a part of one is decided as in an inbox (see `wsi_pipeline.night.inbox.slides_among`).
+what a part of one is decided as in an inbox (see `wsi_pipeline.slide.grouping.slides_among`).
 """
 
 import os
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.files import is_url
-from wsi_pipeline.night.inbox import slides_among
 from wsi_pipeline.scoring.filing import slide_folder
 from wsi_pipeline.slide.dicom import SLIDE_MODALITY, DicomHeader, dicom_header, may_be_dicom
 from wsi_pipeline.slide.files import DICOM, SLIDE_SUFFIXES, names_in_index
+from wsi_pipeline.slide.grouping import slides_among
 
 STORE = ".zarr"
 """Ending of stores of tiles, whose thousands of files are none of DICOM's."""
