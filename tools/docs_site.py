@@ -53,11 +53,17 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def reference() -> Iterator[tuple[str, str, str]]:
-    """Yield the address, title and text of each page of reference."""
+    """Yield the address, title and text of each page of reference.
+
+    A name that several packages hand out stands on the first of their pages alone.
+    """
+    told: set[str] = set()
     for stub in sorted(LIBRARY.rglob("__init__.pyi")):
         package = ".".join(stub.parent.relative_to(ROOT).parts)
         docstring = ast.get_docstring(ast.parse(stub.with_suffix(".py").read_text("utf-8"))) or ""
-        names = "\n\n".join(f"::: {name}" for name in handed_out(stub, package))
+        own = [name for name in handed_out(stub, package) if name not in told]
+        told.update(own)
+        names = "\n\n".join(f"::: {name}" for name in own)
         uri = f"reference/{package.rpartition('.')[2]}.md"
         yield uri, package, f"# `{package}`\n\n{docstring}\n\n{names}\n"
 

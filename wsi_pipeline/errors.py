@@ -41,6 +41,10 @@ class DamagedStoreError(StoreError):
     """Files of a tile store are missing, damaged, or of another version of this program."""
 
 
+class ResultError(WsiError):
+    """A folder holds no finished result, or one that is damaged or of another version."""
+
+
 class InUseError(WsiError):
     """Another run is at work on the same slide, with the same output folder."""
 

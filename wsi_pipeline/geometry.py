@@ -68,8 +68,8 @@ class Box:
     def pieces(self, width: int, height: int) -> Iterator["Box"]:
         """Cut the box into pieces of at most the given size, row by row.
 
-        >>> [piece.size.width for piece in Box(0, 0, 5, 2).pieces(2, 2)]
-        [2, 2, 1]
+        >>> tuple(piece.width for piece in Box(0, 0, 5, 2).pieces(2, 2))
+        (2, 2, 1)
         """
         for top in range(self.y, self.bottom, height):
             for left in range(self.x, self.right, width):

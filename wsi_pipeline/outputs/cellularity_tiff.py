@@ -12,7 +12,7 @@ Deflate without a predictor: Bio-Formats does not read TIFF's floating-point pre
 import hashlib
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.etree import ElementTree  # only for the name of its error
 
 import numpy as np
@@ -64,8 +64,8 @@ def write_cellularity(path: Path, score_map: ScoreMap) -> None:
             )
 
 
-def read_cellularity(path: Path) -> ScoreMap:
-    """Read a score map that :func:`write_cellularity` wrote.
+def read_cellularity(path: Path | BinaryIO) -> ScoreMap:
+    """Read a score map that :func:`write_cellularity` wrote, from its path or its bytes.
 
     Raises:
         StoreError: the file is missing, damaged, or was not written by this program.

@@ -10,6 +10,7 @@ ELSEWHERE = {"benchmarks": ROOT / "tests", "tools": ROOT, "training": ROOT}
 
 OF_SEVERAL_MODULES = {
     "test_hostile_files.py": "bundles, configurations and stores that somebody made to do harm",
+    "api/test_promised_names.py": "of the package itself: the names that it promises",
     "engine/test_hostile_models.py": "what every engine refuses",
     "slide/test_bounded_headers.py": "what a header may cost, whichever module reads it",
     "tools/test_rooms.py": "of no module, but of where tests lie",

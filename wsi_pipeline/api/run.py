@@ -1,0 +1,120 @@
+"""Scoring from Python, as `wsi score` does it from the command line."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from tqdm import tqdm
+
+from wsi_pipeline.api.reading import place_of
+from wsi_pipeline.api.result import Result
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.files import is_url
+from wsi_pipeline.memory import enough_memory
+from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.night.config import NightConfig
+from wsi_pipeline.scoring.filing import file_slide
+from wsi_pipeline.scoring.pipeline import score_slide
+from wsi_pipeline.scoring.scorer import start_engine
+from wsi_pipeline.scoring.slide_arguments import one_slide
+from wsi_pipeline.shown import shown
+
+Progress = Callable[[int, int], None]
+
+
+def score(
+    slide: str | Path,
+    out: str | Path,
+    *,
+    bundle: str | Path | ModelBundle | None = None,
+    config: str | Path | None = None,
+    mpp: float | None = None,
+    allow_upsampling: bool | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    keep_tiles: bool | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Score one slide into a folder of its own below `out`, as `wsi score` does.
+
+    What is finished with the same bytes, model and settings is opened and not scored again, and
+    what was interrupted is gone on with. The options mean what they mean for the command.
+
+    Args:
+        slide: a slide file, the folder of one (DICOM), or an fsspec URL.
+        out: the folder that gets one folder per slide.
+        bundle: a model bundle, as `load_bundle` takes or gives it; None is the demonstration.
+        config: a YAML file, such as `configs/score.yaml`.
+        mpp: pixel size of level 0 in µm, where the file is wrong.
+        allow_upsampling: whether a slide coarser than the model's resolution may be enlarged.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        workers: threads that read the slide.
+        keep_tiles: whether the tiles' pixels stay in the store.
+        progress: called with the tiles done and the tiles in all; None shows a bar on stderr.
+
+    Returns:
+        the result. Its `summary.status` is "refused" where there is no tissue, or too little of it
+        could be read: then it has a reason and no figure.
+
+    Raises:
+        WsiError: if the slide cannot be scored at all; the message says what to do.
+
+    """
+    try:
+        settings = NightConfig.resolve(
+            None if config is None else place_of(config),
+            mpp=mpp,
+            allow_upsampling=allow_upsampling,
+            device=device,
+            workers=workers,
+            keep_tiles=keep_tiles,
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"{config}: the configuration cannot be read ({error.strerror}). Name a YAML file."
+        ) from error
+    location = str(slide) if is_url(str(slide)) else str(place_of(slide))
+    folder = place_of(out).absolute()
+    model = bundle if isinstance(bundle, ModelBundle) else load_bundle(bundle)
+    if model.card.demonstration:
+        warnings.warn(
+            f"{model.card.name} {model.card.version} is a demonstration model: its scores show "
+            f"that the pipeline works, and say nothing about a patient. Name another `bundle`.",
+            stacklevel=2,
+        )
+    file = file_slide(one_slide(location), settings.names)
+    with enough_memory("Loading the model"):
+        engine = start_engine(model, settings)
+    with _bar(file.name) if progress is None else nullcontext(progress) as advance:
+        summary = score_slide(file, folder, engine, settings, advance)
+    return Result(folder / file.folder, summary)
+
+
+def load_bundle(location: str | Path | None = None) -> ModelBundle:
+    """Load a model bundle: its card, its weights and its digest.
+
+    Args:
+        location: a folder, or ``hf://owner/name`` or ``hf://owner/name@revision``; None is the
+            demonstration that comes with the package.
+
+    Raises:
+        BundleError: if it is missing, incomplete or damaged.
+
+    """
+    if location is None:
+        return ModelBundle.load(DEMO_BUNDLE)
+    return ModelBundle.load(location if is_url(str(location)) else place_of(location))
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Progress]:
+    """Show a bar on stderr; yield what moves it."""
+    with tqdm(desc=shown(name), unit="tile", file=sys.stderr) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield advance
