@@ -1,0 +1,67 @@
+"""Commands on finished results: write their outputs again, and see whether they are whole."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsi_pipeline.cli.app import app
+from wsi_pipeline.cli.options import ConfigFile
+from wsi_pipeline.cli.screen import plain, screen
+from wsi_pipeline.shown import shown
+
+
+@app.command()
+def heatmap(
+    folder: Annotated[Path, typer.Argument(help="A scored slide's folder of outputs.")],
+    slide: Annotated[
+        str | None, typer.Option(help="The slide's file, for the overlay too.")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Write the outputs of a scored slide again, from its store."""
+    from wsi_pipeline.night.config import NightConfig
+    from wsi_pipeline.scoring.rewrite import write_again
+    from wsi_pipeline.scoring.slide_arguments import one_slide
+
+    settings = NightConfig.resolve(config)
+    meant = None if slide is None else one_slide(slide)
+    summary = write_again(folder, settings, meant)
+    typer.echo(shown(f"Outputs of {summary.provenance.slide.name} written again in {folder}"))
+
+
+@app.command()
+def verify(
+    where: Annotated[
+        Path, typer.Argument(metavar="DIR", help="One slide's folder, or that of all results.")
+    ],
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every file and store, whatever its time says.")
+    ] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Check that finished results are what they were when they were written.
+
+    Files are known by size and time, or by all their bytes. The exit code is 0 only if nothing is
+    damaged or lost.
+    """
+    from wsi_pipeline.night.config import NightConfig
+    from wsi_pipeline.scoring.folder import read_summary
+    from wsi_pipeline.scoring.verify import faults, slide_folders
+
+    settings = NightConfig.resolve(config)
+    folders = slide_folders(where)
+    results = damaged = 0
+    for folder in folders:
+        found = faults(folder, settings.store, deep=deep)
+        results += bool(found) or read_summary(folder) is not None
+        damaged += bool(found)
+        for fault in found:
+            screen.print(
+                f"[bold red]damaged:[/] {plain(str(fault))}", highlight=False, soft_wrap=True
+            )
+    typer.echo(
+        f"{results} results, {damaged} damaged; {len(folders) - results} slides without a result."
+    )
+    if damaged:
+        raise typer.Exit(1)
