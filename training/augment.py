@@ -54,6 +54,13 @@ class AugmentConfig(BaseModel):
         le=1,
         description="share within ± this by which a sample is blurred, or sharpened",
     )
+    glass: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of views part of which is bare glass, as at the edge of a section or of "
+        "the scan; with `resident: true`",
+    )
     unsure_edges: bool = Field(
         default=False, description="let pixels at an outline be of either side of it"
     )

@@ -33,6 +33,7 @@ from training.data.truth import EVERYTHING, NUMBER_OF, POSSIBLE
 from training.data.views import Batch, EpochOrder, training_batches, validation_batches
 from training.schedule import FitConfig
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.model.architecture import CLASSES
 
 Resident = Annotated[
     bool,
@@ -50,6 +51,12 @@ _UNMARKED = 255
 """Nobody marked the middles of this picture's nuclei."""
 
 _BLUR_REACH = 4
+
+_GLASS = int(POSSIBLE[CLASSES.index("background")])
+"""The truth of bare glass: background, and no tissue."""
+
+_GLASS_LEVELS = 215, 255
+_WAVE_PX = 20
 
 
 class ResidentViews:
@@ -134,6 +141,10 @@ class ResidentViews:
         if self._config.focus:
             share = rng.uniform(-1, 1, len(views)) * self._config.focus
             rgb = _refocused(rgb, self._to_device(share.astype(np.float32)))
+        if self._config.glass:
+            bare, colour = self._bare(rng, len(views))
+            rgb = torch.where(bare[..., None], colour, rgb)
+            truth, middles = truth.masked_fill(bare, _GLASS), middles.masked_fill(bare, 0)
         pixels = rgb.clamp(0, 255).round().to(torch.uint8)
         byte = truth.long()
         tumour, tissue = ((byte & bit > 0).sum((1, 2)) for bit in (TUMOUR_BIT, TISSUE_BIT))
@@ -184,6 +195,28 @@ class ResidentViews:
             "bhwi,bik->bhwk", density, self._to_device(mix.astype(np.float32))
         ) + self._to_device((tint @ rgb_from_hed).astype(np.float32)).reshape(count, 1, 1, 3)
         return (256 * torch.exp(-changed) - 1).clamp(0, 255)
+
+    def _bare(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """Lay bare glass over one side of some views; return where [B, S, S], and its colour.
+
+        Half of the edges are wavy and lie any way, as a section's; half are straight and white, as
+        what is beyond the edge of a scan.
+        """
+        scan = rng.random(count) < 0.5
+        angle = np.where(scan, rng.integers(4, size=count) * np.pi / 2, rng.uniform(0, 7, count))
+        height = np.where(scan, 0, rng.uniform(0, _WAVE_PX, count))
+        length = rng.uniform(_WAVE_PX, 4 * _WAVE_PX, count)
+        reach = np.where(rng.random(count) < self._config.glass, rng.uniform(-0.4, 0.4, count), 9)
+        colour = np.where(scan[:, None], 255, rng.uniform(*_GLASS_LEVELS, (count, 3)))
+        parts = (np.cos(angle), np.sin(angle), height, length, reach * self._side)
+        cos, sin, height_, length_, reach_ = self._to_device(np.array(parts, np.float32)).reshape(
+            5, -1, 1, 1
+        )
+        steps = torch.arange(self._side, device=self._device) - (self._side - 1) / 2
+        y, x = torch.meshgrid(steps, steps, indexing="ij")
+        wave = height_ * torch.sin((x * sin - y * cos) / length_)
+        beyond = x * cos + y * sin > reach_ + wave
+        return beyond, self._to_device(colour.astype(np.float32)).reshape(count, 1, 1, 3)
 
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
@@ -249,6 +282,8 @@ def batches(
     """
     fit = config.fit
     if not config.resident:
+        if config.augment.glass:
+            raise ConfigError("Glass is laid over views on the device; set `resident: true`.")
         learnt = training_batches(
             train,
             config.augment,
