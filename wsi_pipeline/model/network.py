@@ -38,25 +38,14 @@ from wsi_pipeline.model.architecture import (
     Upsampling,
 )
 from wsi_pipeline.model.backbones import RegressionBackbone, require_segmentation_backbone
+from wsi_pipeline.model.cell_area import area_of_cells
+from wsi_pipeline.model.finer_head import GUIDANCE_CHANNELS, FinerHead
 from wsi_pipeline.model.layers import convolution, initialise
-
-GUIDANCE_CHANNELS = 256
-"""Channels of the segmentation encoder's output, and of the first fused map."""
 
 # DeepLabv3+ pairs output stride 16 with these rates and this dropout; the library's own defaults
 # (12, 24, 36) belong to stride 8 and would reach beyond the 16×16 map of a 256-pixel training crop.
 _ATROUS_RATES = (6, 12, 18)
 _ASPP_DROPOUT = 0.1
-
-# Channels of the head that goes on to stride 2: of what the decoder knows, and of detail.
-_FINE_CHANNELS = 64
-_DETAIL_CHANNELS = 16
-
-# What counts as a malignant cell, and as glass, where training derives cellularity from nuclei: so
-# far about a nucleus, and brighter than so much in the darkest channel, smoothed so far.
-_CYTOPLASM_PX = 6
-_GLASS_ABOVE = 215
-_GLASS_REACH_PX = 6
 
 # Beyond these a share of pixels says no more than "none" or "all".
 _SMALLEST_SHARE = 1e-3
@@ -167,7 +156,7 @@ class SegmentationNetwork(nn.Module):
         if logit_stride == 2:
             self.deeplab.segmentation_head = nn.Identity()
             fine = self.deeplab.encoder.out_channels[1]
-            self.finer = _FinerHead(
+            self.finer = FinerHead(
                 fine, len(classes), align_corners=self.align_corners, centres=centres
             )
 
@@ -242,66 +231,6 @@ class SegmentationNetwork(nn.Module):
         backbone.load_state_dict({k: v for k, v in state_dict.items() if k in own}, strict=False)
 
 
-class _FinerHead(nn.Module):
-    """Takes the decoder's map from stride 4 to class logits at stride 2, with features from there.
-
-    A nucleus of a lymphocyte is 11 px wide: at stride 4 its outline is a guess.
-    """
-
-    def __init__(
-        self, fine_channels: int, classes: int, *, align_corners: bool, centres: bool
-    ) -> None:
-        super().__init__()
-        self.reduce = nn.Sequential(*convolution(GUIDANCE_CHANNELS, _FINE_CHANNELS, kernel=1))
-        self.detail = nn.Sequential(*convolution(fine_channels, _DETAIL_CHANNELS, kernel=1))
-        channels = _FINE_CHANNELS + _DETAIL_CHANNELS
-        self.join = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
-            *convolution(channels, _FINE_CHANNELS, kernel=1),
-        )
-        self.classify = nn.Conv2d(_FINE_CHANNELS, classes, kernel_size=1)
-        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners or None)
-        if centres:
-            self.centres = nn.Sequential(
-                *convolution(_FINE_CHANNELS, _FINE_CHANNELS, kernel=3),
-                nn.Conv2d(_FINE_CHANNELS, 1, kernel_size=1),
-            )
-        initialise(self)
-
-    def forward(self, decoded: Tensor, fine: Tensor) -> Tensor:
-        joined = torch.cat([self.up(self.reduce(decoded)), self.detail(fine)], dim=1)
-        features: Tensor = self.join(joined)
-        return features
-
-
-def _area_of_cells(malignant: Tensor, others: Tensor, pixels: Tensor, stride: int) -> Tensor:
-    """Return the area of malignant cells over that of tissue, [B]: the area ratio, but soft.
-
-    Malignant and other nuclei grow at one pace for 3 µm, and none into another; tissue is what is
-    not as bright as glass.
-
-    Args:
-        malignant: how likely each pixel is of a malignant nucleus, float32 [B, H, W].
-        others: the same of any other nucleus.
-        pixels: what was seen, uint8 at 0.5 µm/px, [B, stride · H, stride · W, 3].
-        stride: of the maps.
-
-    """
-    nuclei = torch.stack([malignant, others], dim=1)
-    for _ in range(_CYTOPLASM_PX // stride):
-        free = 1 - nuclei.sum(dim=1, keepdim=True).clamp_max(1)
-        grown = F.max_pool2d(nuclei, 3, stride=1, padding=1)
-        grown = grown / grown.sum(dim=1, keepdim=True).clamp_min(1)
-        nuclei = torch.maximum(nuclei, nuclei + free * (grown - nuclei).clamp_min(0))
-    darkest = pixels.amin(dim=3).float()[:, None]
-    smooth = F.avg_pool2d(
-        darkest, 2 * _GLASS_REACH_PX + 1, stride, _GLASS_REACH_PX, count_include_pad=False
-    )
-    cells = nuclei[:, 0]
-    tissue = torch.maximum((smooth[:, 0] < _GLASS_ABOVE).float(), cells)
-    return cells.sum(dim=(1, 2)) / tissue.sum(dim=(1, 2)).clamp_min(1)
-
-
 def class_fractions(logits: Tensor) -> Tensor:
     """Return the share of each class among a tile's pixels, float32 [B, classes]."""
     winner = logits.argmax(1)
@@ -324,11 +253,22 @@ class RegressionNetwork(nn.Module):
         """Score uint8 pixels [B, H, W, 3]; there are never logits."""
         return Prediction(self._score(self.regression(self.normalise(pixels))), None)
 
-    def _score(self, features: Tensor, start: Tensor | float = 0.0) -> Tensor:
-        """Score pooled features; ``start`` is the logit that they correct."""
+    def _score(
+        self, features: Tensor, start: Tensor | float = 0.0, tissue: Tensor | None = None
+    ) -> Tensor:
+        """Score pooled features; ``start`` is the logit that they correct.
+
+        Where tissue [B, h, w] is known features are pooled over it alone, so that glass beside it
+        says nothing.
+        """
         # A product and a sum, the linear layer by another name: autocast takes a matrix product to
         # half precision, which has no two scores closer than 0.004 near 1.
-        pooled = features.float().mean(dim=(2, 3))
+        if tissue is None:
+            pooled = features.float().mean(dim=(2, 3))
+        else:
+            share = F.avg_pool2d(tissue[:, None], tissue.shape[-1] // features.shape[-1])
+            pooled = (features.float() * share).sum(dim=(2, 3))
+            pooled = pooled / share.sum(dim=(2, 3)).clamp_min(_SMALLEST_SHARE)
         logit = (pooled * self.head.weight.float()).sum(dim=1) + self.head.bias.float()
         logit = logit + start
         return torch.sigmoid(logit.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT))
@@ -386,15 +326,19 @@ class GuidedRegressionNetwork(RegressionNetwork):
         logits = self.segmentation.decode(encoded)
         probability = F.softmax(logits.float(), dim=1)
         malignant = probability[:, self.malignant]
+        tissue = None
         if self.of_cells:
             others = 1 - malignant - probability[:, self.background]
-            share = _area_of_cells(malignant, others, pixels, self.segmentation.logit_stride)
+            stride = self.segmentation.logit_stride
+            share, tissue = area_of_cells(malignant, others, pixels, stride)
         else:
             share = malignant.mean(dim=(1, 2))
         share = share.clamp(_SMALLEST_SHARE, 1 - _SMALLEST_SHARE)
         ratio = torch.log(share / (1 - share))
         start = ratio * self.ratio.weight.float().squeeze() + self.ratio.bias.float()
-        return Prediction(self._score(features, start), logits if with_segmentation else None)
+        return Prediction(
+            self._score(features, start, tissue), logits if with_segmentation else None
+        )
 
     def load_segmentation(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load the weights of a SegmentationNetwork of the same backbone: the first stage's result.
