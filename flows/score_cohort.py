@@ -81,7 +81,7 @@ def score_cohort(
     Args:
         inbox: A folder or fsspec URL, searched with its subfolders.
         out: Folder that gets one folder per slide, and one per night in nights/.
-        bundle: Model bundle, a folder or hf://owner/name; the demonstration if left out.
+        bundle: Model bundle, a folder or hf://owner/name; left out, the bundled one.
         mpp: Pixel size of level 0 in µm, where the files of all slides are wrong; for single ones
             there is slides.csv in the inbox.
         allow_upsampling: Enlarge slides coarser than the model's resolution.

@@ -26,7 +26,7 @@ def _data(folder: str) -> Path:
     if not path.is_dir():
         pytest.skip(
             f"the real slides are not here: put them into a folder '{folder}' below a folder that "
-            "WSI_TEST_DATA names (`make demo` fetches the public one of them)"
+            "WSI_TEST_DATA names"
         )
     return path
 

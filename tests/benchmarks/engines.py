@@ -33,7 +33,7 @@ from wsi_pipeline.engine.execution import EngineConfig, choose_precision
 from wsi_pipeline.engine.openvino import openvino_is_installed
 from wsi_pipeline.errors import BundleError
 from wsi_pipeline.model.architecture import Architecture
-from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle, ModelCard
+from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle, ModelCard
 from wsi_pipeline.model.network import build_network
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.sample import sample_tiles
@@ -78,7 +78,7 @@ def tissue_tiles(card: ModelCard) -> tuple[NDArray[np.uint8], int, str]:
 
 def bundle_of(name: str, folder: Path) -> ModelBundle:
     """The demonstration, or a guided network of random weights; in a folder of its own."""
-    bundle = ModelBundle.load(DEMO_BUNDLE)
+    bundle = ModelBundle.load(BUNDLED_MODEL)
     if name != "demo":
         torch.manual_seed(0)
         architecture = Architecture(regression_backbone=name, segmentation_backbone=name)

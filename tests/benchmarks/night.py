@@ -17,7 +17,7 @@ import typer
 from tests.helpers.made import write_slide
 from tests.helpers.nights import a_night
 from training.synthetic import generate_region
-from wsi_pipeline.model.bundle import DEMO_BUNDLE
+from wsi_pipeline.model.bundle import BUNDLED_MODEL
 from wsi_pipeline.night.config import CrewConfig, InboxConfig, NightConfig
 from wsi_pipeline.night.report import NightReport
 
@@ -48,7 +48,7 @@ def main(
                 inbox=InboxConfig(quiet_s=0, look_again_s=0),
                 crew=CrewConfig(slides_at_once=at_once),
             )
-            night = a_night(inbox, folder / f"results {at_once}", DEMO_BUNDLE, config)
+            night = a_night(inbox, folder / f"results {at_once}", BUNDLED_MODEL, config)
             idle = night.model_idle_share()
             seconds = (night.ended - night.started).total_seconds()
             print(

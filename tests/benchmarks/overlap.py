@@ -19,7 +19,7 @@ import typer
 from tests.benchmarks.big_slide import build
 from wsi_pipeline.cluster.driver import Cluster
 from wsi_pipeline.engine.base import Engine
-from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
 from wsi_pipeline.outputs.write import write_outputs
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.identity import tiling_facts
@@ -73,7 +73,7 @@ def outputs(path: Path, folder: Path, config: ScoreConfig) -> float:
 
 
 def main(
-    bundle: Annotated[Path, typer.Option(help="The model.")] = DEMO_BUNDLE,
+    bundle: Annotated[Path, typer.Option(help="The model.")] = BUNDLED_MODEL,
     config: Annotated[Path | None, typer.Option(help="As for `wsi score`.")] = None,
 ) -> None:
     """Measure, and print a row for each size."""

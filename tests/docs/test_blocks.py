@@ -25,7 +25,7 @@ from tests.helpers.made import write_slide
 from tests.helpers.pages import PAGES, ROOT
 from tests.helpers.prefect_site import DEADLINE_S, wait_until
 from training.synthetic import generate_region
-from wsi_pipeline.model.bundle import DEMO_BUNDLE
+from wsi_pipeline.model.bundle import BUNDLED_MODEL
 
 API = "http://127.0.0.1:4200/api"
 
@@ -78,7 +78,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate(("slide.svs", "more.tiff", "folder/a.tif", "inbox/b.tif")):
         (folder / name).parent.mkdir(exist_ok=True)
         write_slide(folder / name, generate_region(number, 1024).rgb, downsamples=(4,))
-    shutil.copytree(DEMO_BUNDLE, folder / "my-model")
+    shutil.copytree(BUNDLED_MODEL, folder / "my-model")
     return folder
 
 

@@ -71,7 +71,10 @@ def test_the_image_gets_what_it_copies_and_the_package_builds_of_it(tmp_path: Pa
     (wheel,) = wheels.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    for needed in ("flows/score_cohort.py", "wsi_pipeline/model/demo_bundle/model.safetensors"):
+    for needed in (
+        "flows/score_cohort.py",
+        "wsi_pipeline/model/cellularity_breast/model.safetensors",
+    ):
         assert needed in names
 
 

@@ -43,7 +43,7 @@ from flows.train import (
 )
 from training.agreement import agreement, compare
 from training.promote import bundle_in_use, put_in_use
-from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PATCHES = {"train": 48, "validation": 16}
@@ -200,7 +200,7 @@ def test_a_better_bundle_is_promoted_and_one_that_is_not_is_kept_out(
     assert hopeless.digest in page
     assert (runs / "seg" / "checkpoint.pt").stat().st_mtime_ns == before
 
-    demo = ModelBundle.load(DEMO_BUNDLE)
+    demo = ModelBundle.load(BUNDLED_MODEL)
     put_in_use(demo, models)
     state = asked()
     assert (state.type, state.name) == ("COMPLETED", "Kept"), state

@@ -9,7 +9,7 @@ from tests.benchmarks.big_slide import build
 from wsi_pipeline.engine.build import build_engine
 from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.geometry import Box
-from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
 from wsi_pipeline.slide.readers.openslide_reader import OpenSlideReader
 from wsi_pipeline.slide.readers.tiffslide_reader import TiffSlideReader
 from wsi_pipeline.slide.slide import Slide
@@ -83,7 +83,7 @@ def test_tiles_of_a_slide_at_40x(big):
 def test_scores_of_a_slide_at_40x(big):
     """Within 0.005 of those of pixels decoded whole."""
     config = EngineConfig(device="cpu", runtime="torch", precision="float32", batch_size=4)
-    engine = build_engine(ModelBundle.load(DEMO_BUNDLE), config)
+    engine = build_engine(ModelBundle.load(BUNDLED_MODEL), config)
     with Slide.open(big) as ours, Slide.open(big, backend="openslide") as theirs:
         grid = tile_grid(ours.l0_bounds, ours.mpp, np.ones((9, 9), bool), GridConfig(), ours.name)
         tiles = [

@@ -318,7 +318,7 @@ def test_the_demonstration_model_says_what_it_is(
     tiny = ModelBundle.load(tiny_bundle)
     card = tiny.card.model_copy(update={"demonstration": True})
     ModelBundle.of(tiny.network(), card).save(tmp_path / "demo")
-    monkeypatch.setattr(bundle, "DEMO_BUNDLE", tmp_path / "demo")
+    monkeypatch.setattr(bundle, "BUNDLED_MODEL", tmp_path / "demo")
     without_bundle = wsi.common["score"][:-2]
     slide = make_slide(tissue, name="a.tif")
     code, _, err = wsi("score", slide, replaced=without_bundle)

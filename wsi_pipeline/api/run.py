@@ -13,7 +13,7 @@ from wsi_pipeline.api.result import Result
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.files import is_url
 from wsi_pipeline.memory import enough_memory
-from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
 from wsi_pipeline.night.config import NightConfig
 from wsi_pipeline.scoring.filing import file_slide
 from wsi_pipeline.scoring.pipeline import score_slide
@@ -45,7 +45,7 @@ def score(
     Args:
         slide: a slide file, the folder of one (DICOM), or an fsspec URL.
         out: the folder that gets one folder per slide.
-        bundle: a model bundle, as `load_bundle` takes or gives it; None is the demonstration.
+        bundle: a model bundle, as `load_bundle` takes or gives it; None is the bundled one.
         config: a YAML file, such as `configs/score.yaml`.
         mpp: pixel size of level 0 in µm, where the file is wrong.
         allow_upsampling: whether a slide coarser than the model's resolution may be enlarged.
@@ -97,14 +97,14 @@ def load_bundle(location: str | Path | None = None) -> ModelBundle:
 
     Args:
         location: a folder, or ``hf://owner/name`` or ``hf://owner/name@revision``; None is the
-            demonstration that comes with the package.
+            one that comes with the package.
 
     Raises:
         BundleError: if it is missing, incomplete or damaged.
 
     """
     if location is None:
-        return ModelBundle.load(DEMO_BUNDLE)
+        return ModelBundle.load(BUNDLED_MODEL)
     return ModelBundle.load(location if is_url(str(location)) else place_of(location))
 
 

@@ -31,7 +31,7 @@ from wsi_pipeline.errors import ClusterError, ConfigError, SlideError, WsiError
 from wsi_pipeline.facts import SlideFacts
 from wsi_pipeline.files import is_url
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
 from wsi_pipeline.tile_data import TileState
 from wsi_pipeline.tiles.store import TileStore
 
@@ -119,7 +119,7 @@ class Cluster:
             scoring_digest=store.scoring_digest or "",
             tile_px=tile_px,
             keep_pixels=keep_pixels,
-            bundle=None if self.bundle.source == str(DEMO_BUNDLE) else self.bundle.source,
+            bundle=None if self.bundle.source == str(BUNDLED_MODEL) else self.bundle.source,
             bundle_digest=self.bundle.digest,
             engine=_nothing_to_choose(self.config, self.execution),
             execution=self.execution,

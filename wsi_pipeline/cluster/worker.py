@@ -25,7 +25,7 @@ from wsi_pipeline.errors import (
     WsiError,
 )
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
 from wsi_pipeline.slide.readers.protocol import Backend
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tile_data import ShardPixels, TileState
@@ -53,7 +53,7 @@ class Job(BaseModel):
         tiling_digest: of the store, and `scoring_digest`, of its scores.
         tile_px: side of a tile.
         keep_pixels: whether pixels are stored, beside scores.
-        bundle: the model's location; None is the demonstration of the package.
+        bundle: the model's location; None is the one that comes with the package.
         bundle_digest: of the model.
         engine: how the model is run, nothing left to choose.
         execution: what comes of that on the driver's word.
@@ -214,7 +214,7 @@ def _opened(job: Job) -> _Opened:
 def _engine(location: str | None, digest: str, config: EngineConfig) -> Engine:
     """Load the model, and see that it is the driver's."""
     try:
-        bundle = ModelBundle.load(DEMO_BUNDLE if location is None else location)
+        bundle = ModelBundle.load(BUNDLED_MODEL if location is None else location)
     except BundleError as error:
         raise ClusterError(
             f"the model cannot be loaded as it could where the run was started ({error}) Share "

@@ -4,6 +4,7 @@ from wsi_pipeline.engine.base import BatchEngine, Engine
 from wsi_pipeline.engine.execution import EngineConfig, machine_execution
 from wsi_pipeline.memory import enough_memory
 from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.model.torch_extra import torch_at_hand
 
 
 def build_engine(bundle: ModelBundle, config: EngineConfig) -> Engine:
@@ -23,7 +24,8 @@ def build_engine(bundle: ModelBundle, config: EngineConfig) -> Engine:
 
             engine = OpenVinoEngine(bundle, config)
         else:
-            from wsi_pipeline.engine.torch_engine import TorchEngine
+            with torch_at_hand(f"{bundle.source}: running it by torch"):
+                from wsi_pipeline.engine.torch_engine import TorchEngine
 
             engine = TorchEngine(bundle, config)
         engine.try_out()

@@ -6,6 +6,7 @@ that it alone knows.
 """
 
 import ctypes
+import logging
 import os
 from typing import Literal
 
@@ -16,6 +17,9 @@ from wsi_pipeline.engine.int8 import calibration
 from wsi_pipeline.engine.openvino import import_openvino, openvino_is_installed
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.model.torch_extra import torch_at_hand, torch_version
+
+log = logging.getLogger(__name__)
 
 Runtime = Literal["torch", "openvino"]
 """The library that runs a model."""
@@ -125,12 +129,19 @@ def choose_device(name: str) -> str:
         its name as torch takes it, such as "cpu" or "cuda:1".
 
     Raises:
-        ConfigError: if there is no such device.
+        ConfigError: if there is no such device, or torch is not installed, which knows it.
 
     """
     if name == "cpu" or (name == "auto" and not has_gpu_driver()):
         return "cpu"
-    import torch
+    if name == "auto" and not torch_version():
+        log.warning(
+            "There may be a GPU here, but torch is not installed, and the CPU scores: "
+            '`pip install "wsi-pipeline[torch]"`, or --device cpu.'
+        )
+        return "cpu"
+    with torch_at_hand(f"The device {name!r}"):
+        import torch
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

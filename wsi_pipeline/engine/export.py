@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def export(bundle: ModelBundle) -> Graph:
-    """Turn a bundle into a graph in float32.
+def export(bundle: ModelBundle, *, half: bool = False) -> Graph:
+    """Turn a bundle into a graph in float32, its weights kept in half precision if so asked.
 
     Raises:
         ConfigError: if OpenVINO is not installed.
@@ -26,7 +26,7 @@ def export(bundle: ModelBundle) -> Graph:
 
     """
     log.info("Exporting %s for OpenVINO; done once", bundle.card.name)
-    return Graph.of(_traced(bundle.network(), bundle.card.tile_px))
+    return Graph.of(_traced(bundle.network(), bundle.card.tile_px), half=half)
 
 
 def _traced(network: RegressionNetwork, side: int) -> "openvino.Model":

@@ -16,8 +16,10 @@ import filelock
 
 from wsi_pipeline.engine.graphs import RECORD, Graph, Record, read_graph, user_cache, write_graph
 from wsi_pipeline.engine.openvino import import_openvino
+from wsi_pipeline.engine.shipped import shipped
 from wsi_pipeline.errors import BundleError
 from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.model.torch_extra import torch_at_hand, torch_version
 
 log = logging.getLogger(__name__)
 
@@ -26,21 +28,22 @@ EXPORT_FORMAT: Final = 2
 
 
 def exported(bundle: ModelBundle) -> Graph:
-    """Return a bundle's graph in float32, from the user's cache or exported anew.
+    """Return a bundle's graph in float32: the package's, the user's cache's, or exported anew.
 
     Raises:
-        ConfigError: if OpenVINO is not installed.
+        ConfigError: if OpenVINO is not installed, or torch if the graph has to be exported.
         BundleError: if the bundle does not hold its network's weights.
 
     """
+    if (graph := shipped(bundle)) is not None:
+        return graph
     of = {
         "bundle": bundle.digest,
         "format": EXPORT_FORMAT,
         "openvino": version("openvino"),
-        "torch": version("torch"),
+        "torch": torch_version(),
     }
     name = sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
-    graph = None
     try:
         path = user_cache(bundle) / f"float32-{name}{RECORD}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +65,8 @@ def exported(bundle: ModelBundle) -> Graph:
 def _export(bundle: ModelBundle) -> Graph:
     import_openvino()
     # Imported here, since torch takes seconds, and most graphs are found in the cache.
-    from wsi_pipeline.engine.export import export
+    with torch_at_hand(f"{bundle.source}: making its graph"):
+        from wsi_pipeline.engine.export import export
 
     return export(bundle)
 

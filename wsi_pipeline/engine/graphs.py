@@ -49,11 +49,11 @@ class Graph:
         return sha256(b"".join(parts)).hexdigest()
 
     @classmethod
-    def of(cls, model: "openvino.Model") -> Self:
-        """Serialise a model, with its weights as they are."""
+    def of(cls, model: "openvino.Model", *, half: bool = False) -> Self:
+        """Serialise a model, with its weights as they are or in half precision."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "graph.xml"
-            import_openvino().save_model(model, path, compress_to_fp16=False)
+            import_openvino().save_model(model, path, compress_to_fp16=half)
             return cls(path.read_bytes(), path.with_suffix(".bin").read_bytes())
 
     def model(self) -> "openvino.Model":

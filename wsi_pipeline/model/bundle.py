@@ -24,6 +24,7 @@ from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.memory import enough_memory
 from wsi_pipeline.model.architecture import REGRESSION_STRIDE, Architecture
+from wsi_pipeline.model.torch_extra import torch_at_hand
 from wsi_pipeline.validation import problems
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ MAX_CARD_BYTES = 1 << 20
 MAX_WEIGHTS_BYTES = 1 << 33
 """The largest network that can be built, of two ResNeXt-101 32x48d, has 7 GB of weights."""
 
-DEMO_BUNDLE = Path(__file__).parent / "demo_bundle"
-"""The bundle that comes with the package: a demonstration, trained on synthetic tissue."""
+BUNDLED_MODEL = Path(__file__).parent / "cellularity_breast"
+"""The bundle that comes with the package; its card says what it was trained on."""
 
 # Owner, name and revision of a hub address; none can start with a dot, so none leads out of the
 # hub's cache.
@@ -223,9 +224,11 @@ class ModelBundle:
 
         Raises:
             BundleError: If the architecture cannot be built, or the weights are not its own.
+            ConfigError: If torch is not installed.
 
         """
-        from wsi_pipeline.model.weights import to_network
+        with torch_at_hand(f"{self.source}: building its network"):
+            from wsi_pipeline.model.weights import to_network
 
         path = f"{self.source}/{WEIGHTS_NAME}"
         try:

@@ -20,7 +20,7 @@ from wsi_pipeline.engine.execution import execution_of
 from wsi_pipeline.errors import BundleError, ConfigError, OutputError, SlideError, WsiError
 from wsi_pipeline.facts import TilingFacts
 from wsi_pipeline.files import atomic_path, read_regular
-from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
 from wsi_pipeline.night.config import NightConfig
 from wsi_pipeline.night.crew import Crew
 from wsi_pipeline.night.digest_cache import DigestCache
@@ -97,7 +97,7 @@ class Cohort:
                 f"{out}: results cannot be written there ({error.strerror}). Clear the way, or "
                 f"choose another --out."
             ) from error
-        model = ModelBundle.load(DEMO_BUNDLE if bundle is None else bundle)
+        model = ModelBundle.load(BUNDLED_MODEL if bundle is None else bundle)
         _require_machine(model, config)
         return cls(inbox, out, model, config, config.settings(model), again)
 
@@ -106,7 +106,7 @@ class Cohort:
         model = self.bundle
         if model.folder is None:
             raise BundleError(f"{model.source} lies in no folder that processes can load it from.")
-        elsewhere = model.source.startswith("hf:") or model.source == str(DEMO_BUNDLE)
+        elsewhere = model.source.startswith("hf:") or model.source == str(BUNDLED_MODEL)
         setup = Setup(
             out=self.out,
             bundle=model.folder,

@@ -67,11 +67,9 @@ def provenance_of(
     software = {
         "wsi-pipeline": version("wsi-pipeline"),
         "python": platform.python_version(),
-        "torch": version("torch"),
+        execution.runtime: version(execution.runtime),
         "numpy": version("numpy"),
     }
-    if execution.runtime == "openvino":
-        software["openvino"] = version("openvino")
     return Provenance(
         slide=slide_facts(slide, tiling.slide_digest),
         bundle=scoring.bundle,

@@ -30,7 +30,7 @@ from tests.benchmarks.peers.report import Run
 from tests.benchmarks.peers.task import L0Corner, Task
 from wsi_pipeline.engine.int8 import calibration
 from wsi_pipeline.errors import ConfigError, WsiError
-from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
 from wsi_pipeline.outputs.tile_table import read_parquet
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.sample import sample_tiles
@@ -220,7 +220,7 @@ class Bench:
 def demonstration(folder: Path) -> ModelBundle:
     """Return a copy of the demonstration bundle, beside which a graph may be put."""
     copy = folder / "demonstration"
-    ModelBundle.load(DEMO_BUNDLE).save(copy)
+    ModelBundle.load(BUNDLED_MODEL).save(copy)
     return ModelBundle.load(copy)
 
 

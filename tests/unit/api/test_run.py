@@ -12,7 +12,7 @@ import wsi_pipeline as wsi
 from tests.helpers.outputs import assert_same
 from wsi_pipeline.cli import app
 from wsi_pipeline.errors import BundleError, ConfigError, OutputError, ResultError, SlideError
-from wsi_pipeline.model.bundle import DEMO_BUNDLE
+from wsi_pipeline.model.bundle import BUNDLED_MODEL
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_who_names_no_bundle_is_told_what_the_demonstration_is(slide, write_conf
 def test_bundles_are_loaded_from_folders_and_the_demonstration_by_default(tiny_bundle):
     assert wsi.load_bundle(tiny_bundle).card.name == "tiny"
     assert wsi.load_bundle(str(tiny_bundle)).digest == wsi.load_bundle(tiny_bundle).digest
-    assert wsi.load_bundle().digest == wsi.load_bundle(DEMO_BUNDLE).digest
+    assert wsi.load_bundle().digest == wsi.load_bundle(BUNDLED_MODEL).digest
     assert wsi.load_bundle().card.demonstration
     with pytest.raises(BundleError, match="nowhere"):
         wsi.load_bundle("nowhere")

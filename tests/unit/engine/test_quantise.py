@@ -16,7 +16,7 @@ from wsi_pipeline.engine.graphs import Graph
 from wsi_pipeline.engine.int8 import Calibration, calibration, keep_quantised, quantised
 from wsi_pipeline.engine.quantise import MAX_MEAN_ERROR, quantise
 from wsi_pipeline.errors import BundleError, ConfigError
-from wsi_pipeline.model.bundle import DEMO_BUNDLE, ModelBundle
+from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.identity import scoring_facts
 from wsi_pipeline.scoring.sample import sample_tiles
@@ -63,7 +63,7 @@ def a_calibration(of):
 @pytest.mark.slides
 def test_a_quantised_bundle_scores_as_before(slides_dir, tmp_path):
     """Of a trained model: random weights pass every rounding on like noise."""
-    ModelBundle.load(DEMO_BUNDLE).save(tmp_path / "demo")
+    ModelBundle.load(BUNDLED_MODEL).save(tmp_path / "demo")
     bundle = ModelBundle.load(tmp_path / "demo")
     paths = [str(slides_dir / f"{name}.tif") for name in ("her2st-b4", "her2st-c3")]
     paths.append(str(slides_dir / "cmu-1-small-region.svs"))
