@@ -21,6 +21,10 @@ from wsi_pipeline.files import atomic_path
 
 COLOUR_MAP = "viridis"
 
+SHOWN_FROM = 0.05
+"""Below this a cellularity has no colour: the slide is shown as it is. Fat, stroma and healthy
+tissue, most of many sections, would lie under the darkest wash of all."""
+
 
 def colourise(cellularity: ArrayLike) -> NDArray[np.uint8]:
     """Return the colour of each cellularity on the fixed scale of 0 to 1.
@@ -45,13 +49,21 @@ def write_legend(path: Path) -> None:
 
 
 def legend(height_px: int) -> Image.Image:
-    """Draw the colour scale, 0 to 100 %, as an RGB picture of this height in pixels."""
+    """Draw the colour scale, 0 to 100 %, as an RGB picture of this height in pixels.
+
+    What has no colour on the slide has none here.
+    """
     dots_per_inch = 100
     figure = Figure(figsize=(1.1, height_px / dots_per_inch), dpi=dots_per_inch)
     axes = figure.add_axes((0.12, 0.05, 0.2, 0.9))
+    shown = _colours()[round(255 * SHOWN_FROM) :]
     axes.imshow(
-        _colours()[::-1, None], aspect="auto", extent=(0, 1, 0, 100), interpolation="nearest"
+        shown[::-1, None],
+        aspect="auto",
+        extent=(0, 1, 100 * SHOWN_FROM, 100),
+        interpolation="nearest",
     )
+    axes.set_ylim(0, 100)
     axes.set_xticks([])
     axes.set_yticks(range(0, 101, 10))
     axes.yaxis.tick_right()

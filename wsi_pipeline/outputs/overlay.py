@@ -1,7 +1,8 @@
 """The score map drawn over the slide: ``overlay.tif`` and the pictures for reports.
 
-Below the map the slide is shown in grey, so that hue speaks of the score alone: over colour, a
-score of 50 % is green on fat and grey on dense eosin. Where nothing was scored it keeps its stain.
+Under colour the slide is shown in grey, so that hue speaks of the score alone: over its stain, a
+score of 50 % is green on fat and grey on dense eosin. Where nothing was scored, or less than 5 %,
+it keeps its stain and has no colour.
 
 Cells are drawn as they are, with hard borders: interpolated colours would claim a resolution that
 the scores do not have.
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.outputs.colours import COLOUR_MAP, colourise, legend
+from wsi_pipeline.outputs.colours import COLOUR_MAP, SHOWN_FROM, colourise, legend
 from wsi_pipeline.outputs.score_map import ScoreMap
 from wsi_pipeline.outputs.thumbnails import PNG_EFFORT
 from wsi_pipeline.slide.pyramid import best_level
@@ -58,7 +59,8 @@ def draw_over(
     Args:
         rgb: uint8 [rows, columns, 3], the slide within ``l0_box`` at any resolution.
         l0_box: what the picture shows, in level-0 pixels.
-        score_map: the map; where it is NaN, and beyond it, the picture stays as it is.
+        score_map: the map; where it is NaN or below ``SHOWN_FROM``, and beyond it, the picture
+            stays as it is.
         opacity: share of the map's colour in the result; the rest is the picture in grey.
 
     Returns:
@@ -75,13 +77,14 @@ def draw_over(
     needed_rows, rows = np.unique(rows, return_inverse=True)
     needed_columns, columns = np.unique(columns, return_inverse=True)
     cells = cells[np.ix_(needed_rows, needed_columns)]
-    if not np.isfinite(cells).any():
+    coloured = cells >= SHOWN_FROM
+    if not coloured.any():
         return rgb
     colour = colourise(cells).take(rows, 0).take(columns, 1)
     grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     blended = cv2.addWeighted(colour, opacity, grey, 1 - opacity, 0)
-    scored = np.isfinite(cells).astype(np.uint8).take(rows, 0).take(columns, 1)
-    return np.asarray(cv2.copyTo(blended, scored, rgb.copy()), np.uint8)
+    covered = coloured.astype(np.uint8).take(rows, 0).take(columns, 1)
+    return np.asarray(cv2.copyTo(blended, covered, rgb.copy()), np.uint8)
 
 
 def l0_per_pixel(l0_bounds: Box, mpp: Mpp, config: OverlayConfig) -> int:
@@ -126,7 +129,7 @@ def write_overlay(
                 resolution=(pixels_per_cm, pixels_per_cm),
                 resolutionunit="CENTIMETER",
                 subfiletype=tifffile.FILETYPE.REDUCEDIMAGE if level else None,
-                description=None if level else f"Cellularity 0-100 % in {COLOUR_MAP} over H&E",
+                description=None if level else f"Cellularity 5-100 % in {COLOUR_MAP} over H&E",
                 metadata=None,
                 software="wsi-pipeline",
             )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.outputs.colours import colourise
+from wsi_pipeline.outputs.colours import SHOWN_FROM, colourise
 from wsi_pipeline.outputs.overlay import (
     OverlayConfig,
     draw_over,
@@ -23,7 +23,7 @@ from wsi_pipeline.outputs.thumbnails import picture_mpp, write_thumbnail
 from wsi_pipeline.slide.pyramid import Level
 from wsi_pipeline.slide.slide import Slide
 
-YELLOW, PURPLE = (253, 231, 37), (68, 1, 84)  # viridis at 100 % and at 0 %, as published
+YELLOW, FAINTEST = (253, 231, 37), (72, 20, 103)  # viridis at 100 % and at 5 %, as published
 
 
 def score_map(cellularity, l0_origin=(0.0, 0.0), l0_cell=100.0, mpp=0.5) -> ScoreMap:
@@ -32,11 +32,12 @@ def score_map(cellularity, l0_origin=(0.0, 0.0), l0_cell=100.0, mpp=0.5) -> Scor
 
 def test_drawing_changes_scored_cells_only_and_by_the_opacity():
     rgb = np.full((40, 60, 3), 200, np.uint8)
-    drawn = draw_over(rgb, Box(0, 0, 300, 200), score_map([[1.0, np.nan], [0.0, 1.0]]), 0.25)
+    cells = score_map([[1.0, np.nan, 0.049], [SHOWN_FROM, 1.0, 0.0]])
+    drawn = draw_over(rgb, Box(0, 0, 300, 200), cells, 0.25)
     expected = rgb.astype(float)
     for rows, columns, colour in [
         (slice(0, 20), slice(0, 20), YELLOW),
-        (slice(20, 40), slice(0, 20), PURPLE),
+        (slice(20, 40), slice(0, 20), FAINTEST),
         (slice(20, 40), slice(20, 40), YELLOW),
     ]:
         expected[rows, columns] = 0.75 * 200 + 0.25 * np.array(colour)
@@ -69,7 +70,7 @@ def test_every_pixel_takes_the_cell_under_its_centre(seed):
         y = l0_box.y + (row + 0.5) * 280 / 37 + 30.0
         m_column, m_row = int(x // the_map.l0_cell), int(y // the_map.l0_cell)
         on_map = 0 <= m_column < 5 and 0 <= m_row < 4
-        if on_map and np.isfinite(cells[m_row, m_column]):
+        if on_map and cells[m_row, m_column] >= SHOWN_FROM:
             expected = colourise(cells[m_row, m_column])
         else:
             expected = rgb[row, column]
@@ -111,7 +112,7 @@ def slide(tmp_path):
         yield opened
 
 
-FULL = score_map([[1.0, np.nan, 0.0], [np.nan, 1.0, np.nan]], (0.0, 0.0), 1000.0)
+FULL = score_map([[1.0, np.nan, SHOWN_FROM], [np.nan, 1.0, np.nan]], (0.0, 0.0), 1000.0)
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_openslide_reads_the_pyramid_its_mpp_and_the_known_colours(overlay):
         for level, downsample in enumerate(read.level_downsamples):
             for l0_corner, colour in [
                 ((500, 500), YELLOW),  # red 253 and blue 37: swapped channels would show
-                ((2500, 500), PURPLE),
+                ((2500, 500), FAINTEST),
                 ((1500, 1500), YELLOW),
                 ((1500, 500), (255, 255, 255)),
                 ((500, 1500), (255, 255, 255)),
