@@ -27,6 +27,7 @@ from training.data import (
     camelyon16,
     consep,
     crchisto,
+    fetch,
     tnbc,
 )
 from training.data.breast import BreastSet
@@ -282,15 +283,27 @@ def check(root: Path, sheet: Path | None = None) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Work with folders of labelled data."""
     parser = argparse.ArgumentParser(prog="python -m training.data", description=main.__doc__)
-    commands = parser.add_subparsers(required=True, metavar="check")
+    commands = parser.add_subparsers(required=True, dest="command", metavar="check | fetch")
+    fetching = commands.add_parser(
+        "fetch", help="clone BRCA-M2C, and say where the other sets are", description=fetch.__doc__
+    )
+    fetching.add_argument("root", type=Path, metavar="DATA", help="folder of all sets")
     command = commands.add_parser(
         "check", help="validate a folder and show what it holds", description=__doc__
     )
     command.add_argument("root", type=Path, metavar="ROOT", help="folder as it was downloaded")
     command.add_argument("--contact-sheet", type=Path, metavar="FILE", help="PNG to draw")
     chosen = parser.parse_args(arguments)
-    faults = check(chosen.root, chosen.contact_sheet)
     screen = Console(soft_wrap=True, markup=False, highlight=False)
+    if chosen.command == "fetch":
+        try:
+            screen.print(f"BRCA-M2C lies in {fetch.fetch(chosen.root)}")
+        except ConfigError as error:
+            raise SystemExit(str(error)) from error
+        for line in fetch.still_missing(chosen.root):
+            screen.print(f"to be fetched by hand into {line}")
+        return
+    faults = check(chosen.root, chosen.contact_sheet)
     for fault in faults[:SHOWN_FAULTS]:
         screen.print(fault)
     if len(faults) > SHOWN_FAULTS:
