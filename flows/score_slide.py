@@ -26,7 +26,7 @@ from flows.progress import PROGRESS_EVERY_S, ProgressArtifact, unless_away
 from flows.report import artifact_key, headline, markdown, picture_uri
 from flows.run_log import run_log
 from wsi_pipeline.errors import WsiError
-from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
+from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.night.config import NightConfig
 from wsi_pipeline.night.outcome import REFUSALS
 from wsi_pipeline.night.remedies import in_flow
@@ -77,7 +77,7 @@ def score_slide(
             slide = one_slide(slide)
             file = file_slide(slide, settings.names)
             folder = out.absolute() / file.folder
-            model = ModelBundle.load(BUNDLED_MODEL if bundle is None else bundle)
+            model = ModelBundle.load(bundle)
             if model.card.demonstration:
                 get_run_logger().warning(
                     "%s is a demonstration. %s", model.card.name, model.card.limitations

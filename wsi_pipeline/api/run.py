@@ -13,7 +13,7 @@ from wsi_pipeline.api.result import Result
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.files import is_url
 from wsi_pipeline.memory import enough_memory
-from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
+from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.night.config import NightConfig
 from wsi_pipeline.scoring.filing import file_slide
 from wsi_pipeline.scoring.pipeline import score_slide
@@ -103,9 +103,9 @@ def load_bundle(location: str | Path | None = None) -> ModelBundle:
         BundleError: if it is missing, incomplete or damaged.
 
     """
-    if location is None:
-        return ModelBundle.load(BUNDLED_MODEL)
-    return ModelBundle.load(location if is_url(str(location)) else place_of(location))
+    if location is None or is_url(str(location)):
+        return ModelBundle.load(location)
+    return ModelBundle.load(place_of(location))
 
 
 @contextmanager

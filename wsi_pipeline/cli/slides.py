@@ -219,9 +219,9 @@ def quantise(
 
 
 def _load_bundle(location: str | None, *, warn: bool = True) -> ModelBundle:
-    from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
+    from wsi_pipeline.model.bundle import ModelBundle
 
-    bundle = ModelBundle.load(location if location is not None else BUNDLED_MODEL)
+    bundle = ModelBundle.load(location)
     if warn:
         warn_of_demonstration(bundle)
     return bundle

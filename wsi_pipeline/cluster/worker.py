@@ -25,7 +25,7 @@ from wsi_pipeline.errors import (
     WsiError,
 )
 from wsi_pipeline.geometry import Mpp
-from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
+from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.slide.readers.protocol import Backend
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tile_data import ShardPixels, TileState
@@ -214,7 +214,7 @@ def _opened(job: Job) -> _Opened:
 def _engine(location: str | None, digest: str, config: EngineConfig) -> Engine:
     """Load the model, and see that it is the driver's."""
     try:
-        bundle = ModelBundle.load(BUNDLED_MODEL if location is None else location)
+        bundle = ModelBundle.load(location)
     except BundleError as error:
         raise ClusterError(
             f"the model cannot be loaded as it could where the run was started ({error}) Share "

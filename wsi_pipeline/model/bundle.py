@@ -94,8 +94,10 @@ class ModelBundle:
     """Where its files lie; None if it was not loaded."""
 
     @classmethod
-    def load(cls, location: str | Path) -> Self:
+    def load(cls, location: str | Path | None = None) -> Self:
         """Read a bundle from a folder, or from ``hf://owner/name[@revision]`` on the hub.
+
+        None is the bundle that comes with the package.
 
         Whether the weights fit the card is found out by :meth:`network`.
 
@@ -105,6 +107,7 @@ class ModelBundle:
                 those that the card is written for.
 
         """
+        location = BUNDLED_MODEL if location is None else location
         # A link to the bundle in use may be swapped meanwhile: both files come from one folder.
         hub = str(location).startswith("hf:")
         folder = _from_hub(location) if hub else Path(location).resolve()

@@ -97,7 +97,7 @@ class Cohort:
                 f"{out}: results cannot be written there ({error.strerror}). Clear the way, or "
                 f"choose another --out."
             ) from error
-        model = ModelBundle.load(BUNDLED_MODEL if bundle is None else bundle)
+        model = ModelBundle.load(bundle)
         _require_machine(model, config)
         return cls(inbox, out, model, config, config.settings(model), again)
 
