@@ -10,6 +10,7 @@ demo: .venv/scoring
 	@echo "Scoring $(SAMPLE) ..."
 	.venv/bin/wsi score $(SAMPLE) --out demo/results
 	@echo
+	@echo "Open this page:           demo/results/tcga-a2-a0d2/report.html"
 	@echo "The slide under its map:  demo/results/tcga-a2-a0d2/overlay.png (overlay.tif at full size)"
 	@echo "The map itself:           demo/results/tcga-a2-a0d2/cellularity.ome.tiff"
 	@echo "The figures:              demo/results/tcga-a2-a0d2/summary.json"

@@ -18,6 +18,8 @@ MAX_URI_CHARS = 300_000
 _SIDES_PX = (1024, 768, 512, 256)
 
 FILES = {
+    "report.html": "the page for a pathologist: map, tumour bed, figures",
+    "cellularity-fine.ome.tiff": "the map in cells of 32 µm",
     "cellularity.ome.tiff": "the score map, for QuPath and other viewers",
     "overlay.tif": "the slide with the map over it, full pyramid",
     "tiles.geojson": "tiles and regions, for QuPath",

@@ -61,12 +61,15 @@ class Scores:
         cellularity: float32 [n], 0 to 1.
         cellularity_std: float32 [n], over views; NaN if there was one.
         class_fraction: float32 [n, classes], shares of the tile's area; NaN without segmentation.
+        cell_area: uint8 [n, 2, rows, columns], of each square of 16 µm the share under malignant
+            cells and that under tissue, in 255ths; None of a model that cannot tell.
 
     """
 
     cellularity: NDArray[np.float32]
     cellularity_std: NDArray[np.float32]
     class_fraction: NDArray[np.float32]
+    cell_area: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, eq=False)

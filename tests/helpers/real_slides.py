@@ -5,3 +5,6 @@ from pathlib import Path
 
 DATA = Path(os.environ.get("WSI_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SLIDES = DATA / "slides"
+
+SAMPLE = Path(__file__).parents[2] / "docs" / "sample" / "tcga-a2-a0d2.tif"
+"""The slide of `make demo`, which is part of the repository."""

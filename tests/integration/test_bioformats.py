@@ -14,7 +14,7 @@ import tifffile
 
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.outputs.cellularity_tiff import write_cellularity
-from wsi_pipeline.outputs.overlay import OverlayConfig, write_overlay
+from wsi_pipeline.outputs.overlay import Drawn, OverlayConfig, write_overlay
 from wsi_pipeline.outputs.score_map import ScoreMap
 from wsi_pipeline.slide.slide import Slide
 
@@ -118,7 +118,8 @@ def test_overlay(bio_formats, make_slide, tmp_path):
     score_map = ScoreMap(np.float32([[1.0, np.nan], [np.nan, 0.0]]), (0.0, 0.0), 1000.0, Mpp(0.5))
     path = tmp_path / "overlay.tif"
     with Slide.open(slide_path) as slide:
-        write_overlay(path, slide, score_map, OverlayConfig(opacity=1, jpeg_quality=95))
+        config = OverlayConfig(opacity=1, jpeg_quality=95, contours=False)
+        write_overlay(path, slide, Drawn.of(score_map, config))
 
     info = bio_formats.info(path)
     found = fields(info)

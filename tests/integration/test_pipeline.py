@@ -27,17 +27,17 @@ from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
 from wsi_pipeline.outputs.tile_table import read_parquet
-from wsi_pipeline.outputs.write import write_outputs
 from wsi_pipeline.scoring import folder as folder_of
 from wsi_pipeline.scoring.filing import slide_folder
 from wsi_pipeline.scoring.pipeline import score_slide, tile_slide
+from wsi_pipeline.scoring.rewrite import write_again
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tiles.store import TileStore
 
 OUTPUTS = {
-    "cellularity.ome.tiff", "legend.png", "overlay.png", "overlay.tif", "run.log", "summary.json",
-    "thumbnail.png", "tiles.geojson", "tiles.parquet", "tiles.zarr", "tissue-outline.png",
-    "tissue.png",
+    "cellularity-fine.ome.tiff", "cellularity.ome.tiff", "legend.png", "overlay.png",
+    "overlay.tif", "report.html", "run.log", "summary.json", "thumbnail.png", "tiles.geojson",
+    "tiles.parquet", "tiles.zarr", "tissue-outline.png", "tissue.png",
 }  # fmt: skip
 
 
@@ -168,8 +168,7 @@ def test_outputs_can_be_written_again_from_the_store(slide_path, tmp_path, engin
     before = {name: (folder / name).read_bytes() for name in names}
     for name in names:
         (folder / name).unlink()
-    with Slide.open(slide_path) as slide:
-        write_outputs(folder, TileStore(folder / "tiles.zarr"), tiny_config.overlay, slide)
+    write_again(folder, tiny_config, slide_path)
     assert {name: (folder / name).read_bytes() for name in names} == before
 
 

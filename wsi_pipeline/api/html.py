@@ -13,9 +13,9 @@ from PIL import Image
 
 import wsi_pipeline
 from wsi_pipeline.outputs.summary import SlideSummary
+from wsi_pipeline.outputs.words import percent, warnings
 from wsi_pipeline.shown import shown
 
-_SPACE = "\N{NO-BREAK SPACE}"
 _JPEG_QUALITY = 90
 
 
@@ -35,39 +35,6 @@ def card(summary: SlideSummary, picture: str | None, no_picture: str | None = No
         warnings=warnings(summary),
         version=wsi_pipeline.__version__,
     )
-
-
-def warnings(summary: SlideSummary) -> list[str]:
-    """Return what may have harmed the figures, a sentence for each of the summary's flags."""
-    quality, slide = summary.quality, summary.provenance.slide
-    bundle = summary.provenance.bundle
-    sentences = {
-        "demonstration model": (
-            f"{bundle.name} {bundle.version} is a demonstration model: its scores show that the "
-            f"pipeline works, and say nothing about a patient."
-        ),
-        "not all tissue scored": (
-            f"Only {percent(summary.coverage)} of the tissue could be read and scored: "
-            f"{summary.tiles.scored} of {summary.tiles.tissue} tiles."
-        ),
-        "out of focus": f"{percent(quality.blurred_fraction)} of the tissue is out of focus.",
-        "pen marks": f"{percent(quality.pen_fraction)} of the tissue lies under pen ink.",
-        "enlarged to the model's resolution": (
-            f"The slide ({slide.mpp:.3g} µm/px) is coarser than the model's resolution and was "
-            f"enlarged to it."
-        ),
-        "pixel size assumed from the objective": (
-            f"The pixel size ({slide.mpp:.3g} µm/px) was assumed from the objective's power: the "
-            f"file does not state one."
-        ),
-    }
-    raised = sorted(quality.flags, key=lambda flag: flag != "demonstration model")
-    return [sentences.get(flag, flag) for flag in raised]
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """Return a share as a person reads it."""
-    return f"{100 * share:.{digits}f}{_SPACE}%"
 
 
 def picture_uri(picture: Image.Image) -> str:

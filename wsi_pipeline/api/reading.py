@@ -30,6 +30,7 @@ from wsi_pipeline.scoring.verify import AGAIN, output_faults
 from wsi_pipeline.validation import problems
 
 MAP = "cellularity.ome.tiff"
+FINE_MAP = "cellularity-fine.ome.tiff"
 TILES = "tiles.parquet"
 THUMBNAIL = "thumbnail.png"
 OUTLINE = "tissue-outline.png"
@@ -72,18 +73,18 @@ def finished_summary(folder: Path) -> SlideSummary:
     return summary
 
 
-def read_map(folder: Path, summary: SlideSummary) -> ScoreMap:
-    """Read the cellularity map.
+def read_map(folder: Path, summary: SlideSummary, name: str) -> ScoreMap:
+    """Read one of the cellularity maps.
 
     Raises:
         ResultError: if there is none, or the file is not the one that the summary names.
 
     """
-    content = _content(folder, summary, MAP)
+    content = _content(folder, summary, name)
     try:
         return read_cellularity(io.BytesIO(content))
     except StoreError as error:
-        raise _unreadable(folder / MAP, error.__cause__ or error) from error
+        raise _unreadable(folder / name, error.__cause__ or error) from error
 
 
 def read_tiles(folder: Path, summary: SlideSummary) -> pa.Table:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from wsi_pipeline.api import figure
-from wsi_pipeline.api.html import card, percent, picture_uri
+from wsi_pipeline.api.html import card, picture_uri
 from wsi_pipeline.api.reading import (
+    FINE_MAP,
+    MAP,
     OUTLINE,
     THUMBNAIL,
     finished_summary,
@@ -25,7 +26,11 @@ from wsi_pipeline.api.reading import (
     read_tiles,
 )
 from wsi_pipeline.errors import ConfigError, ResultError
+from wsi_pipeline.outputs import figure
+from wsi_pipeline.outputs.overlay import Drawn
+from wsi_pipeline.outputs.score_map import ScoreMap
 from wsi_pipeline.outputs.summary import SlideSummary
+from wsi_pipeline.outputs.words import percent
 from wsi_pipeline.scoring.verify import slide_folders
 from wsi_pipeline.shown import shown
 
@@ -87,11 +92,27 @@ class Result:
             ConfigError: if xarray is not installed.
 
         """
+        return self._array(read_map(self.folder, self.summary, MAP))
+
+    @cached_property
+    def fine_map(self) -> "xr.DataArray":
+        """The map in cells of 32 µm, as `map` is; `outputs.fine_map` tells how it comes about.
+
+        Raises:
+            ResultError: if the slide was refused, its model does not tell where cancer lies within
+                a tile, or the file is not this result's any more.
+            ConfigError: if xarray is not installed.
+
+        """
+        return self._array(read_map(self.folder, self.summary, FINE_MAP))
+
+    def _array(self, score_map: ScoreMap) -> "xr.DataArray":
+        """Return a map with coordinates."""
         try:
             import xarray as xr
         except ImportError as error:
             raise _lacks("xarray", "A map with coordinates") from error
-        score_map, made = read_map(self.folder, self.summary), self.summary.provenance
+        made = self.summary.provenance
         rows, columns = score_map.cellularity.shape
         x, y = score_map.l0_origin
         x_um = (x + (np.arange(columns) + 0.5) * score_map.l0_cell) * score_map.mpp
@@ -157,12 +178,14 @@ class Result:
         return picture_uri(picture)
 
     def _drawing(self, opacity: float | None) -> figure.Drawing:
-        overlay = self.summary.provenance.config.overlay
+        config = self.summary.provenance.config.overlay
+        if opacity is not None:
+            config = config.model_copy(update={"opacity": opacity})
+        finest = FINE_MAP if FINE_MAP in self.summary.outputs else MAP
         return figure.Drawing(
             rgb=read_picture(self.folder, self.summary, THUMBNAIL),
             l0_bounds=l0_bounds_of(self.folder, read_tiles(self.folder, self.summary)),
-            score_map=read_map(self.folder, self.summary),
-            opacity=overlay.opacity if opacity is None else opacity,
+            drawn=Drawn.of(read_map(self.folder, self.summary, finest), config),
         )
 
     def __repr__(self) -> str:

@@ -30,3 +30,7 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Threads that read the 
 KeepTiles = Annotated[
     bool | None, typer.Option("--keep-tiles", help="Keep the tiles' pixels in the store.")
 ]
+BedFile = Annotated[
+    Path | None,
+    typer.Option("--bed", help="Outline of the tumour bed: GeoJSON, in level-0 pixels."),
+]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from wsi_pipeline.cli.app import app
-from wsi_pipeline.cli.options import ConfigFile
+from wsi_pipeline.cli.options import BedFile, ConfigFile
 from wsi_pipeline.cli.screen import plain, screen
 from wsi_pipeline.shown import shown
 
@@ -17,6 +17,7 @@ def heatmap(
     slide: Annotated[
         str | None, typer.Option(help="The slide's file, for the overlay too.")
     ] = None,
+    bed: BedFile = None,
     config: ConfigFile = None,
 ) -> None:
     """Write the outputs of a scored slide again, from its store."""
@@ -26,7 +27,7 @@ def heatmap(
 
     settings = NightConfig.resolve(config)
     meant = None if slide is None else one_slide(slide)
-    summary = write_again(folder, settings, meant)
+    summary = write_again(folder, settings, meant, bed)
     typer.echo(shown(f"Outputs of {summary.provenance.slide.name} written again in {folder}"))
 
 

@@ -122,9 +122,9 @@ def show_outcomes(
             rows.append((name, f"{already}refused: {outcome.reason or ''}", "", "", ""))
         else:
             figure = f"{outcome.cellularity.mean:.1%}" if outcome.cellularity else ""
-            path = str(out / name / "cellularity.ome.tiff")
+            path = str(out / name / "report.html")
             rows.append((name, f"{already}scored", str(outcome.tiles.scored), figure, path))
-    _show_table(("slide", "outcome", "tiles", "cellularity of the tissue", "heatmap"), rows)
+    _show_table(("slide", "outcome", "tiles", "cellularity of the tissue", "report"), rows)
 
 
 def show_night(night: NightReport) -> None:

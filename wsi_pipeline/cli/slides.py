@@ -12,6 +12,7 @@ from rich.table import Table
 from wsi_pipeline.cli.app import app
 from wsi_pipeline.cli.options import (
     AllowUpsampling,
+    BedFile,
     Bundle,
     ConfigFile,
     Device,
@@ -30,7 +31,7 @@ from wsi_pipeline.cli.screen import (
     show_outcomes,
     warn_of_demonstration,
 )
-from wsi_pipeline.errors import WsiError
+from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.shown import shown
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def score(
     device: Device = None,
     workers: Workers = None,
     keep_tiles: KeepTiles = None,
+    bed: BedFile = None,
 ) -> None:
     """Score slides; the same command goes on where it was interrupted.
 
@@ -129,6 +131,8 @@ def score(
         keep_tiles=keep_tiles,
     )
     folders = own_folders(all_slides(slides))
+    if bed is not None and len(folders) != 1:
+        raise ConfigError(f"--bed {bed}: a bed is of one slide, and here are {len(folders)}.")
     engine = start_engine(_load_bundle(bundle), settings)
     outcomes: dict[str, SlideSummary | Exception] = {}
     known: set[str] = set()
@@ -145,6 +149,7 @@ def score(
                     engine,
                     settings,
                     advance,
+                    bed=bed,
                     on_known=partial(known.add, name),
                 )
         except (WsiError, OSError) as error:

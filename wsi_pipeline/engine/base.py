@@ -24,12 +24,15 @@ from wsi_pipeline.engine.execution import (
 )
 from wsi_pipeline.errors import BundleError
 from wsi_pipeline.memory import enough_memory, require_memory
+from wsi_pipeline.model.architecture import SQUARE_PX
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.tile_data import Scores
 
 CPU_BATCH, GPU_BATCH = 1, 64
 """Measured: on a CPU a batch of 4 takes 1.5 times as long for each tile, since its features leave
 the caches; a GPU wants to be filled."""
+
+_TURNS = 4
 
 LEAST_BYTES_PER_PIXEL = 15
 """What any network takes of memory for a pixel: as it comes, and as three float32. Features take
@@ -74,8 +77,10 @@ class BatchOutput(NamedTuple):
 
     score: NDArray[np.float32]
     """[batch]"""
-    class_fraction: NDArray[np.float32] | None
+    class_fraction: NDArray[np.float32] | None = None
     """[batch, classes]; None if unwanted or not to be had."""
+    areas: NDArray[np.float32] | None = None
+    """[batch, 2, rows, columns]; see `wsi_pipeline.tile_data.Scores.cell_area`."""
 
 
 class BatchEngine(ABC):
@@ -95,8 +100,10 @@ class BatchEngine(ABC):
             LEAST_BYTES_PER_PIXEL * batch_size * side**2,
         )
         self.busy_s = 0.0
-        guided = bundle.card.architecture.segmentation_backbone is not None
+        architecture = bundle.card.architecture
+        guided = architecture.segmentation_backbone is not None
         self._with_fractions = guided and config.class_fractions
+        self._with_areas = self._with_fractions and architecture.tells_areas
 
     def predict(self, rgb: NDArray[np.uint8]) -> Scores:
         """Score any number of tiles, uint8 [n, side, side, 3].
@@ -120,13 +127,40 @@ class BatchEngine(ABC):
             fraction = by_view[:, :n_tiles].mean(0)
             _require_shares(fraction, "shares of classes", self.bundle)
         _require_shares(score, "scores", self.bundle)
+        cell_area = None
+        if self._with_areas:
+            areas = np.concatenate([o.areas for o in outputs if o.areas is not None])
+            cell_area = self._in_255ths(areas.reshape(views, -1, *areas.shape[1:])[:, :n_tiles])
         deviation = score.std(0) if views > 1 else np.full(n_tiles, np.nan, np.float32)
         self.busy_s += time.perf_counter() - start
         return Scores(
             cellularity=score.mean(0),
             cellularity_std=deviation,
             class_fraction=fraction,
+            cell_area=cell_area,
         )
+
+    def _in_255ths(self, areas: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Average areas over views, float32 [views, n, 2, rows, columns], each turned back."""
+        turned_back = [
+            np.rot90(view, -number, (2, 3))
+            if number < _TURNS
+            else np.rot90(view, -number, (2, 3))[..., ::-1]
+            for number, view in enumerate(areas)
+        ]
+        mean = np.clip(np.mean(turned_back, axis=0), 0, 1)
+        _require_shares(mean, "areas of cells", self.bundle)
+        return np.asarray(np.rint(255 * mean), np.uint8)
+
+    def _output_shapes(self) -> list[list[int]]:
+        """Return the shapes of what a graph has to give for a batch."""
+        card, batch = self.bundle.card, self.batch_size
+        shapes = [[batch]]
+        if self._with_fractions:
+            shapes.append([batch, len(card.architecture.classes)])
+        if self._with_areas:
+            shapes.append([batch, 2, *2 * [card.tile_px // SQUARE_PX]])
+        return shapes
 
     def try_out(self) -> None:
         """Score a batch of noise: what cannot be run here shall fail before the first slide.
@@ -168,6 +202,8 @@ def _require_shares(values: NDArray[np.float32], what: str, bundle: ModelBundle)
 def dihedral_views(rgb: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
     """Return the first `count` of tiles' rotations and reflections; [n, side, side, 3] each."""
     views = [
-        np.rot90(flipped, turns, (1, 2)) for flipped in (rgb, rgb[:, :, ::-1]) for turns in range(4)
+        np.rot90(flipped, turns, (1, 2))
+        for flipped in (rgb, rgb[:, :, ::-1])
+        for turns in range(_TURNS)
     ]
     return views[:count]

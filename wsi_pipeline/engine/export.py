@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from wsi_pipeline.engine.graphs import Graph
 from wsi_pipeline.engine.openvino import import_openvino
 from wsi_pipeline.model.bundle import ModelBundle
-from wsi_pipeline.model.network import RegressionNetwork, class_fractions
+from wsi_pipeline.model.network import RegressionNetwork, graph_outputs
 
 if TYPE_CHECKING:
     import openvino
@@ -57,7 +57,4 @@ class _Scoring(nn.Module):
         self.network = network
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        score, logits = self.network(pixels)
-        if logits is None:
-            return (score,)
-        return score, class_fractions(logits)
+        return graph_outputs(self.network(pixels))

@@ -10,11 +10,18 @@ import logging
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
 
 import filelock
 
-from wsi_pipeline.engine.graphs import RECORD, Graph, Record, read_graph, user_cache, write_graph
+from wsi_pipeline.engine.graphs import (
+    EXPORT_FORMAT,
+    RECORD,
+    Graph,
+    Record,
+    read_graph,
+    user_cache,
+    write_graph,
+)
 from wsi_pipeline.engine.openvino import import_openvino
 from wsi_pipeline.engine.shipped import shipped
 from wsi_pipeline.errors import BundleError
@@ -22,9 +29,6 @@ from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.model.torch_extra import torch_at_hand, torch_version
 
 log = logging.getLogger(__name__)
-
-EXPORT_FORMAT: Final = 2
-"""Changes with whatever changes what is exported."""
 
 
 def exported(bundle: ModelBundle) -> Graph:

@@ -1,7 +1,8 @@
 """Graphs of OpenVINO, and the files that they are kept in.
 
 A graph takes uint8 [batch, side, side, 3] and gives scores [batch] and, of a bundle with
-segmentation, class fractions [batch, classes]. It is kept as OpenVINO writes it, ``NAME.xml`` and
+segmentation, class fractions [batch, classes] and areas of cells and tissue [batch, 2, side / 32,
+side / 32]. It is kept as OpenVINO writes it, ``NAME.xml`` and
 ``NAME.bin``, beside ``NAME.json``, which says what it is and holds its digest. None of them can run
 code.
 """
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 RECORD: Final = ".json"
 """Suffix of the file that says what a graph is; its path stands for the graph's."""
+
+EXPORT_FORMAT: Final = 3
+"""Changes with whatever changes what is exported of a bundle."""
 
 Record = dict[str, Any]
 """What is said of a graph, as JSON."""

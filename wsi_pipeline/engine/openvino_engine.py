@@ -63,8 +63,7 @@ class OpenVinoEngine(BatchEngine):
         outputs: dict[int, BatchOutput] = {}
 
         def keep(request: Any, index: int) -> None:  # noqa: ANN401
-            score, *fraction = (tensor.data.copy() for tensor in request.output_tensors)
-            outputs[index] = BatchOutput(score, fraction[0] if fraction else None)
+            outputs[index] = BatchOutput(*(t.data.copy() for t in request.output_tensors))
 
         self._queue.set_callback(keep)
         for index, batch in enumerate(batches):
@@ -93,8 +92,7 @@ class OpenVinoEngine(BatchEngine):
                 "ENABLE_CPU_PINNING": False,
             },
         )
-        classes = len(self.bundle.card.architecture.classes)
-        expected = [[self.batch_size], [self.batch_size, classes]][: 1 + self._with_fractions]
+        expected = self._output_shapes()
         if (gives := [list(output.shape) for output in compiled.outputs]) != expected:
             raise RuntimeError(f"it gives {gives} instead of {expected}")
         return openvino.AsyncInferQueue(compiled)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from wsi_pipeline.digests import digest_of
-from wsi_pipeline.engine.graphs import Graph, Record, read_graph, read_record
+from wsi_pipeline.engine.graphs import EXPORT_FORMAT, Graph, Record, read_graph, read_record
 from wsi_pipeline.errors import BundleError
 from wsi_pipeline.model.bundle import ModelBundle
 
@@ -36,4 +36,8 @@ def shipped(bundle: ModelBundle) -> Graph | None:
 def of(bundle: ModelBundle) -> Record:
     """Return what a graph follows from: a bundle's weights, and what its card says of them."""
     network = bundle.card.model_dump(mode="json", include={"architecture", "tile_px"})
-    return {"weights": bundle.weights_sha256, "network": digest_of(network)}
+    return {
+        "weights": bundle.weights_sha256,
+        "network": digest_of(network),
+        "format": EXPORT_FORMAT,
+    }

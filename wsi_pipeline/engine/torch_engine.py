@@ -16,12 +16,12 @@ from torch import Tensor
 from wsi_pipeline.engine.base import CPU_BATCH, GPU_BATCH, BatchEngine, BatchOutput
 from wsi_pipeline.engine.execution import EngineConfig, choose_device
 from wsi_pipeline.model.bundle import ModelBundle
-from wsi_pipeline.model.network import Prediction, class_fractions
+from wsi_pipeline.model.network import Prediction, graph_outputs
 
 log = logging.getLogger(__name__)
 
 Outputs = tuple[Tensor, ...]
-"""Scores [batch] and, where they are wanted, class fractions [batch, classes]."""
+"""As `wsi_pipeline.model.network.graph_outputs` gives them."""
 
 
 class TorchEngine(BatchEngine):
@@ -46,8 +46,7 @@ class TorchEngine(BatchEngine):
     def _run(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[BatchOutput]:
         run = self._score_on_gpu if self.device.type == "cuda" else self._score_at_once
         for outputs in list(map(run, batches)):
-            score, *fraction = (output.cpu().numpy() for output in outputs)
-            yield BatchOutput(score, fraction[0] if fraction else None)
+            yield BatchOutput(*(output.cpu().numpy() for output in outputs))
 
     def _score_at_once(self, batch: NDArray[np.uint8]) -> Outputs:
         return self._score(torch.from_numpy(batch).to(self.device))
@@ -60,8 +59,7 @@ class TorchEngine(BatchEngine):
     def _score(self, pixels: Tensor) -> Outputs:
         with self._autocast():
             prediction: Prediction = self._network(pixels, with_segmentation=self._with_fractions)
-        score, logits = prediction.score.float(), prediction.logits
-        return (score,) if logits is None else (score, class_fractions(logits))
+        return graph_outputs(prediction)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.execution.precision == "float32":

@@ -15,6 +15,9 @@ SEGMENTATION_STRIDE: Final = 16
 REGRESSION_STRIDE: Final = 64
 """Sides of patches are multiples of it."""
 
+SQUARE_PX: Final = 32
+"""Side of the squares that areas of cells are told of, 16 µm at 0.5 µm/px: a cell or two."""
+
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 """Of red, green and blue in 0..1, as pretrained backbones had them."""
@@ -57,3 +60,9 @@ class Architecture(BaseModel):
     3 µm of one and nearer to no other nucleus, among the pixels of tissue."""
     centres: bool = False
     """Whether the segmentation also tells where the middles of nuclei are, at stride 2."""
+
+    @property
+    def tells_areas(self) -> bool:
+        """Whether its segmentation tells malignant cells from others, and from none."""
+        labelled = {"background", "malignant"} <= set(self.classes)
+        return self.segmentation_backbone is not None and labelled

@@ -1,8 +1,12 @@
 """The area of malignant cells over that of tissue, as far as a network's nuclei tell it."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from wsi_pipeline.model.architecture import SQUARE_PX
 
 # What counts as a malignant cell, and as glass, where training derives cellularity from nuclei: so
 # far about a nucleus, and brighter than so much in the darkest channel, smoothed so far.
@@ -11,12 +15,25 @@ _GLASS_ABOVE = 215
 _GLASS_REACH_PX = 6
 
 
-def area_of_cells(
-    malignant: Tensor, others: Tensor, pixels: Tensor, stride: int
-) -> tuple[Tensor, Tensor]:
-    """Return the area of malignant cells over that of tissue, [B], and where tissue is, [B, H, W].
+class CellArea(NamedTuple):
+    """Where malignant cells are, and where tissue is, each pixel from 0 to 1."""
 
-    It is the area ratio, but soft.
+    cells: Tensor
+    """float32 [B, H, W]"""
+    tissue: Tensor
+    """float32 [B, H, W], nowhere less than `cells`."""
+
+    def ratio(self) -> Tensor:
+        """Return the area of malignant cells over that of tissue, [B]: the area ratio, but soft."""
+        return self.cells.sum(dim=(1, 2)) / self.tissue.sum(dim=(1, 2)).clamp_min(1)
+
+    def squares(self, stride: int) -> Tensor:
+        """Return the share of either in each square of 16 µm, [B, 2, rows, columns]."""
+        return F.avg_pool2d(torch.stack([self.cells, self.tissue], dim=1), SQUARE_PX // stride)
+
+
+def area_of_cells(malignant: Tensor, others: Tensor, pixels: Tensor, stride: int) -> CellArea:
+    """Return the area of malignant cells, and that of tissue.
 
     Malignant and other nuclei grow at one pace for 3 µm, and none into another; tissue is what is
     not as bright as glass.
@@ -40,4 +57,4 @@ def area_of_cells(
     )
     cells = nuclei[:, 0]
     tissue = torch.maximum((smooth[:, 0] < _GLASS_ABOVE).float(), cells)
-    return cells.sum(dim=(1, 2)) / tissue.sum(dim=(1, 2)).clamp_min(1), tissue
+    return CellArea(cells, tissue)

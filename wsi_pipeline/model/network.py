@@ -38,7 +38,7 @@ from wsi_pipeline.model.architecture import (
     Upsampling,
 )
 from wsi_pipeline.model.backbones import RegressionBackbone, require_segmentation_backbone
-from wsi_pipeline.model.cell_area import area_of_cells
+from wsi_pipeline.model.cell_area import CellArea, area_of_cells
 from wsi_pipeline.model.finer_head import GUIDANCE_CHANNELS, FinerHead
 from wsi_pipeline.model.layers import convolution, initialise
 
@@ -61,6 +61,9 @@ class Prediction(NamedTuple):
     """Cellularity in (0, 1), float32 [B]."""
     logits: Tensor | None
     """Class logits at stride 4 or 2, [B, classes, H/4, W/4]; None if unwanted or not to be had."""
+    areas: Tensor | None = None
+    """Shares of malignant cells and of tissue in squares of 16 µm, [B, 2, H/32, W/32]; None if
+    unwanted, or without such classes."""
 
 
 class EncoderFeatures(NamedTuple):
@@ -238,6 +241,18 @@ def class_fractions(logits: Tensor) -> Tensor:
     return torch.stack(shares, dim=1)
 
 
+def graph_outputs(prediction: Prediction) -> tuple[Tensor, ...]:
+    """Return what scoring takes of a prediction, in the order in which graphs give it.
+
+    Scores [B], then class fractions [B, classes], then areas, as far as there are any.
+    """
+    score, logits, areas = prediction
+    if logits is None:
+        return (score.float(),)
+    fractions = class_fractions(logits)
+    return (score.float(), fractions) if areas is None else (score.float(), fractions, areas)
+
+
 class RegressionNetwork(nn.Module):
     """The plain regression of cellularity: the baseline that knows no segmentation."""
 
@@ -298,12 +313,17 @@ class GuidedRegressionNetwork(RegressionNetwork):
         )
         initialise(self.fuse)
         self.ratio: nn.Linear | None = None
-        if architecture.area_ratio:
-            if "malignant" not in architecture.classes:
-                raise ConfigError("A network that corrects the area ratio needs a class malignant.")
+        self.of_cells = architecture.area_ratio and architecture.area_of == "cells"
+        self.tells_areas = architecture.tells_areas
+        if self.tells_areas:
             self.malignant = architecture.classes.index("malignant")
             self.background = architecture.classes.index("background")
-            self.of_cells = architecture.area_of == "cells"
+        if architecture.area_ratio:
+            if not self.tells_areas:
+                raise ConfigError(
+                    "A network that corrects the area ratio needs the classes malignant and "
+                    "background."
+                )
             # It starts as the ratio itself, uncorrected.
             self.ratio = nn.Linear(1, 1)
             nn.init.ones_(self.ratio.weight)
@@ -320,25 +340,36 @@ class GuidedRegressionNetwork(RegressionNetwork):
         encoded = self.segmentation.encode(image)
         joined = torch.cat([encoded.guidance, self.regression.early(image)], dim=1)
         features = self.regression.late(self.fuse(joined))
-        if self.ratio is None:
-            logits = self.segmentation.decode(encoded) if with_segmentation else None
-            return Prediction(self._score(features), logits)
+        if self.ratio is None and not with_segmentation:
+            return Prediction(self._score(features), None)
         logits = self.segmentation.decode(encoded)
+        areas = None
+        if self.tells_areas and (with_segmentation or self.of_cells):
+            areas = self._areas(logits, pixels)
+        if self.ratio is None:
+            score = self._score(features)
+        elif self.of_cells and areas is not None:
+            score = self._score(features, self._start(self.ratio, areas.ratio()), areas.tissue)
+        else:
+            share = F.softmax(logits.float(), dim=1)[:, self.malignant].mean(dim=(1, 2))
+            score = self._score(features, self._start(self.ratio, share))
+        if not with_segmentation:
+            return Prediction(score, None)
+        squares = None if areas is None else areas.squares(self.segmentation.logit_stride)
+        return Prediction(score, logits, squares)
+
+    def _areas(self, logits: Tensor, pixels: Tensor) -> CellArea:
         probability = F.softmax(logits.float(), dim=1)
         malignant = probability[:, self.malignant]
-        tissue = None
-        if self.of_cells:
-            others = 1 - malignant - probability[:, self.background]
-            stride = self.segmentation.logit_stride
-            share, tissue = area_of_cells(malignant, others, pixels, stride)
-        else:
-            share = malignant.mean(dim=(1, 2))
-        share = share.clamp(_SMALLEST_SHARE, 1 - _SMALLEST_SHARE)
-        ratio = torch.log(share / (1 - share))
-        start = ratio * self.ratio.weight.float().squeeze() + self.ratio.bias.float()
-        return Prediction(
-            self._score(features, start, tissue), logits if with_segmentation else None
-        )
+        others = 1 - malignant - probability[:, self.background]
+        return area_of_cells(malignant, others, pixels, self.segmentation.logit_stride)
+
+    @staticmethod
+    def _start(line: nn.Linear, ratio: Tensor) -> Tensor:
+        """Return the logit that an area ratio stands for, which the features correct."""
+        ratio = ratio.clamp(_SMALLEST_SHARE, 1 - _SMALLEST_SHARE)
+        logit = torch.log(ratio / (1 - ratio))
+        return logit * line.weight.float().squeeze() + line.bias.float()
 
     def load_segmentation(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load the weights of a SegmentationNetwork of the same backbone: the first stage's result.

@@ -38,7 +38,12 @@ PICTURES = {
 }
 """Of each slide the first of these that is there; slides left alone were shown on another night."""
 
-LINKS = {"overlay.png": "picture", "cellularity.ome.tiff": "heatmap", "tiles.geojson": "GeoJSON"}
+LINKS = {
+    "report.html": "report",
+    "overlay.png": "picture",
+    "cellularity.ome.tiff": "heatmap",
+    "tiles.geojson": "GeoJSON",
+}
 
 THUMBNAIL_PX = 224
 """Long side: twice that shown, for screens with small pixels."""
@@ -75,7 +80,7 @@ def night_page(out: Path, night: NightReport) -> Iterator[str]:
         demonstration=DEMONSTRATION,
         thumbnail=lambda outcome: thumbnail(out, outcome),
         links=lambda outcome: _links(out, outcome),
-        href=lambda outcome: _href(out, outcome),
+        href=lambda outcome: _door(out, outcome),
     )
 
 
@@ -113,6 +118,11 @@ def _href(out: Path, outcome: Outcome) -> str | None:
     if not outcome.folder or not (out / outcome.folder).is_dir():
         return None
     return f"../../{quote(outcome.folder, safe='')}/"
+
+
+def _door(out: Path, outcome: Outcome) -> str | None:
+    """Return what a slide's name leads to: its report, or its folder where there is none."""
+    return _links(out, outcome).get("report") or _href(out, outcome)
 
 
 def _links(out: Path, outcome: Outcome) -> dict[str, str]:

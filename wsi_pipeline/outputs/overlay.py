@@ -1,8 +1,7 @@
-"""The score map drawn over the slide: ``overlay.tif`` and the pictures for reports.
+"""The score map drawn over the slide: ``overlay.tif``, and what pictures for reports draw too.
 
-Under colour the slide is shown in grey, so that hue speaks of the score alone: over its stain, a
-score of 50 % is green on fat and grey on dense eosin. Where nothing was scored, or less than 5 %,
-it keeps its stain and has no colour.
+Colour lies on tissue alone, over the slide in its own stain; where nothing was scored, or less than
+5 %, the slide is as it is. Lines run where cellularity passes 10, 30 and 70 %.
 
 Cells are drawn as they are, with hard borders: interpolated colours would claim a resolution that
 the scores do not have.
@@ -10,22 +9,28 @@ the scores do not have.
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from wsi_pipeline.errors import SlideError, SlideUnavailableError
 from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import Box, Mpp, Size
-from wsi_pipeline.outputs.colours import COLOUR_MAP, SHOWN_FROM, colourise, legend
+from wsi_pipeline.outputs.colours import (
+    DEFAULT_PALETTE,
+    OPACITY,
+    SHOWN_FROM,
+    Palette,
+    colourise,
+)
+from wsi_pipeline.outputs.contours import Line, contours_of, draw_contours
 from wsi_pipeline.outputs.score_map import ScoreMap
-from wsi_pipeline.outputs.thumbnails import PNG_EFFORT
 from wsi_pipeline.slide.pyramid import best_level
 from wsi_pipeline.slide.slide import Slide
 
@@ -46,13 +51,42 @@ class OverlayConfig(BaseModel):
 
     mpp: Annotated[Mpp, Field(gt=0, le=8)] = Mpp(2.0)
     """Pixel size of the full resolution, in µm; finer for small slides, see `l0_per_pixel`."""
-    opacity: Annotated[float, Field(gt=0, le=1)] = 0.45
-    """Share of the map's colour where it covers the slide; the rest is the slide in grey."""
+    opacity: Annotated[float, Field(gt=0, le=1)] = OPACITY
+    """Share of the map's colour where it covers the slide; the rest is the slide itself."""
+    palette: Palette = DEFAULT_PALETTE
+    """The scale of colours."""
+    contours: bool = True
+    """Whether lines are drawn at 10, 30 and 70 %."""
     jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 85
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A map as it is drawn over any picture of its slide."""
+
+    score_map: ScoreMap
+    config: OverlayConfig
+    lines: list[Line]
+
+    @classmethod
+    def of(cls, score_map: ScoreMap, config: OverlayConfig | None = None) -> Self:
+        """Find the lines of a map, if they are wanted."""
+        config = config or OverlayConfig()
+        return cls(score_map, config, contours_of(score_map) if config.contours else [])
+
+    def over(self, rgb: NDArray[np.uint8], l0_box: Box) -> NDArray[np.uint8]:
+        """Draw it over a picture of part of the slide; see `draw_over`."""
+        config = self.config
+        drawn = draw_over(rgb, l0_box, self.score_map, config.opacity, config.palette)
+        return draw_contours(drawn, l0_box, self.lines)
+
+
 def draw_over(
-    rgb: NDArray[np.uint8], l0_box: Box, score_map: ScoreMap, opacity: float
+    rgb: NDArray[np.uint8],
+    l0_box: Box,
+    score_map: ScoreMap,
+    opacity: float = OPACITY,
+    palette: Palette = DEFAULT_PALETTE,
 ) -> NDArray[np.uint8]:
     """Blend the score map over a picture of part of the slide.
 
@@ -61,7 +95,8 @@ def draw_over(
         l0_box: what the picture shows, in level-0 pixels.
         score_map: the map; where it is NaN or below ``SHOWN_FROM``, and beyond it, the picture
             stays as it is.
-        opacity: share of the map's colour in the result; the rest is the picture in grey.
+        opacity: share of the map's colour in the result; the rest is the picture.
+        palette: the scale of colours.
 
     Returns:
         uint8 [rows, columns, 3].
@@ -80,9 +115,8 @@ def draw_over(
     coloured = cells >= SHOWN_FROM
     if not coloured.any():
         return rgb
-    colour = colourise(cells).take(rows, 0).take(columns, 1)
-    grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    blended = cv2.addWeighted(colour, opacity, grey, 1 - opacity, 0)
+    colour = colourise(cells, palette).take(rows, 0).take(columns, 1)
+    blended = cv2.addWeighted(colour, opacity, rgb, 1 - opacity, 0)
     covered = coloured.astype(np.uint8).take(rows, 0).take(columns, 1)
     return np.asarray(cv2.copyTo(blended, covered, rgb.copy()), np.uint8)
 
@@ -97,9 +131,7 @@ def l0_per_pixel(l0_bounds: Box, mpp: Mpp, config: OverlayConfig) -> int:
     return max(1, min(round(config.mpp / mpp), for_small))
 
 
-def write_overlay(
-    path: Path, slide: Slide, score_map: ScoreMap, config: OverlayConfig | None = None
-) -> None:
+def write_overlay(path: Path, slide: Slide, drawing: Drawn) -> None:
     """Write the slide with the map over it as a tiled, pyramidal RGB TIFF.
 
     All of the slide's bounds are drawn, tile by tile and for each level straight from the slide, so
@@ -107,8 +139,7 @@ def write_overlay(
     TIFF, which OpenSlide (and so QuPath), tiffslide and tifffile read as a pyramid and Bio-Formats
     at full resolution; the resolution tags give the pixel size. What cannot be read is grey.
     """
-    config = config or OverlayConfig()
-    bounds = slide.l0_bounds
+    bounds, config = slide.l0_bounds, drawing.config
     finest = l0_per_pixel(bounds, slide.mpp, config)
     unreadable: list[Box] = []
     with (
@@ -118,7 +149,7 @@ def write_overlay(
         for level, l0_px in enumerate(_level_pixels(bounds, finest)):
             pixels_per_cm = 1e4 / (l0_px * slide.mpp)
             tiff.write(
-                _tiles(slide, l0_px, score_map, config.opacity, unreadable),
+                _tiles(slide, l0_px, drawing, unreadable),
                 shape=(-(-bounds.height // l0_px), -(-bounds.width // l0_px), 3),
                 dtype=np.uint8,
                 tile=(_TILE, _TILE),
@@ -129,7 +160,7 @@ def write_overlay(
                 resolution=(pixels_per_cm, pixels_per_cm),
                 resolutionunit="CENTIMETER",
                 subfiletype=tifffile.FILETYPE.REDUCEDIMAGE if level else None,
-                description=None if level else f"Cellularity 5-100 % in {COLOUR_MAP} over H&E",
+                description=None if level else f"Cellularity 5-100 % in {config.palette} over H&E",
                 metadata=None,
                 software="wsi-pipeline",
             )
@@ -137,34 +168,6 @@ def write_overlay(
         log.warning(
             "%s: %d tiles of the overlay cannot be read and are grey", slide.name, len(unreadable)
         )
-
-
-def write_overlay_picture(
-    path: Path,
-    rgb: NDArray[np.uint8],
-    l0_bounds: Box,
-    score_map: ScoreMap,
-    config: OverlayConfig | None = None,
-) -> None:
-    """Write the slide with the map over it and the legend beside it as a PNG, for reports.
-
-    Args:
-        path: the PNG to write.
-        rgb: uint8 [rows, columns, 3], the slide's bounds, for example at `picture_mpp`.
-        l0_bounds: what ``rgb`` shows, in level-0 pixels.
-        score_map: the map.
-        config: how it is drawn.
-
-    """
-    config = config or OverlayConfig()
-    drawn = draw_over(rgb, l0_bounds, score_map, config.opacity)
-    height, width = drawn.shape[:2]
-    scale = legend(height_px=min(480, height))
-    page = Image.new("RGB", (width + scale.width, height), "white")
-    page.paste(Image.fromarray(drawn), (0, 0))
-    page.paste(scale, (width, (height - scale.height) // 2))
-    with atomic_path(path) as partial:
-        page.save(partial, compress_level=PNG_EFFORT)
 
 
 def _cell_of(
@@ -194,7 +197,7 @@ def _level_pixels(l0_bounds: Box, finest: int) -> Iterator[int]:
 
 
 def _tiles(
-    slide: Slide, l0_px: int, score_map: ScoreMap, opacity: float, unreadable: list[Box]
+    slide: Slide, l0_px: int, drawing: Drawn, unreadable: list[Box]
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield one level's tiles, row by row, each uint8 [512, 512, 3]; white beyond the slide.
 
@@ -211,7 +214,7 @@ def _tiles(
             except SlideError:
                 unreadable.append(l0_box)
                 rgb = np.full((_TILE, _TILE, 3), _UNREADABLE_GREY, np.uint8)
-            yield draw_over(rgb, l0_box, score_map, opacity)
+            yield drawing.over(rgb, l0_box)
 
 
 def _read(slide: Slide, l0_box: Box, side: int) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from wsi_pipeline.digests import Sha256
 from wsi_pipeline.engine.execution import Execution, Precision
 from wsi_pipeline.facts import BundleFacts, Facts, GridFacts, Record, SlideFacts
 from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.outputs.fine_map import FineMapConfig
 from wsi_pipeline.outputs.overlay import OverlayConfig
 from wsi_pipeline.tiles.tissue import TissueConfig
 
@@ -32,7 +33,10 @@ class Settings(Facts):
     tissue: TissueConfig
     grid: GridFacts
     overlay: OverlayConfig
+    fine_map: FineMapConfig = FineMapConfig()
     min_coverage: FiniteFloat
+    bed: Sha256 | None = None
+    """Digest of the tumour bed that was drawn; None if none was."""
 
 
 class Provenance(Record):

@@ -44,6 +44,11 @@ MEAN_IS = (
     "pathologists report"
 )
 
+BED_MEAN_IS = (
+    "share of the bed's area that is cancer: an average over all of its fields, those without "
+    "cancer or without tissue counted as 0"
+)
+
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
@@ -99,6 +104,26 @@ class Quality(Record):
     flags: tuple[str, ...]
 
 
+class BedFigures(Record):
+    """What one tumour bed amounts to."""
+
+    source: Literal["drawn", "proposed"]
+    """Whether a person outlined it, or the map did, which no figure for a patient may rest on."""
+    parts: int
+    """Polygons that it is made of."""
+    area_mm2: Annotated[FiniteFloat, Field(gt=0)]
+    longest_mm: Annotated[FiniteFloat, Field(gt=0)]
+    """The longest way across all of it, and `across_mm`, the extent at right angles to that."""
+    across_mm: Annotated[FiniteFloat, Field(ge=0)]
+    cellularity: Share | None
+    """None where too little of it could be read."""
+    cellularity_is: str = BED_MEAN_IS
+    interval: Interval | None
+    """None where the bed is too small for one."""
+    coverage: Share
+    """Share of its area that holds no tissue which could not be read."""
+
+
 FileName = Annotated[str, Field(pattern=r"\A[a-z][a-z.-]*\z")]
 """Of a file beside the summary, and so nothing that leads elsewhere."""
 
@@ -123,6 +148,8 @@ class SlideSummary(Record):
     coverage: Share
     """Share of the tissue in tissue tiles that was scored."""
     cellularity: Cellularity | None
+    bed: BedFigures | None = None
+    """The tumour bed; None where nobody drew one and no tissue suggests any."""
     quality: Quality
     provenance: Provenance
     outputs: dict[FileName, OutputFile] = Field(default_factory=dict)
@@ -133,6 +160,7 @@ def summarise(
     table: TileTable,
     *,
     provenance: Provenance,
+    bed: BedFigures | None = None,
     tissue_area_mm2: float,
     grid_tiles: int,
     unreadable_tiles: int,
@@ -146,6 +174,7 @@ def summarise(
     Args:
         table: the tissue tiles, scored or not.
         provenance: what they were made from and with.
+        bed: the tumour bed's figures.
         tissue_area_mm2: area of the tissue mask, not of the tiles.
         grid_tiles: number of tiles of the whole grid, tissue or not.
         unreadable_tiles: number of tissue tiles that no reader could decode.
@@ -178,6 +207,7 @@ def summarise(
         ),
         coverage=coverage,
         cellularity=_cellularity(table, cell_um) if reason is None else None,
+        bed=bed if reason is None else None,
         quality=_quality(
             table,
             blurred,
@@ -243,6 +273,27 @@ def block_bootstrap(
     tail = ndtr(wide_t)
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def bed_interval(
+    cancer: NDArray[np.floating[Any]], area: NDArray[np.floating[Any]], cell_um: float
+) -> Interval | None:
+    """Return the interval of a bed's mean.
+
+    Args:
+        cancer: share of each cell of a map that is cancer, float [rows, columns].
+        area: share of each cell that counts, float [rows, columns].
+        cell_um: side of a cell.
+
+    """
+    rows, columns = np.nonzero(area)
+    weights = area[rows, columns].astype(np.float64)
+    return _interval(
+        cancer[rows, columns].astype(np.float64),
+        weights,
+        np.column_stack([columns, rows]).astype(np.int32),
+        cell_um,
+    )
 
 
 def block_side_um(tissue_um2: float) -> float:

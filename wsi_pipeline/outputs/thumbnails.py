@@ -14,13 +14,13 @@ from wsi_pipeline.tiles.tissue import outline_picture
 PNG_EFFORT = 3
 """Of 9: a second less for each picture, and a tenth more bytes."""
 
-_LONG_SIDE_PX = 1600
+LONG_SIDE_PX = 1600
 
 
-def picture_mpp(slide: Slide) -> Mpp:
-    """Return the pixel size at which the slide's long side is 1600 px, or its own if coarser."""
+def picture_mpp(slide: Slide, long_side_px: int = LONG_SIDE_PX) -> Mpp:
+    """Return the pixel size at which the slide's long side is so long, or its own if coarser."""
     l0_long_side = max(slide.l0_bounds.width, slide.l0_bounds.height)
-    return Mpp(slide.mpp * max(1.0, l0_long_side / _LONG_SIDE_PX))
+    return Mpp(slide.mpp * max(1.0, l0_long_side / long_side_px))
 
 
 def write_thumbnail(path: Path, rgb: NDArray[np.uint8]) -> None:

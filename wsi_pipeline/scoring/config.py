@@ -12,6 +12,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.facts import GridFacts
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.outputs.fine_map import FineMapConfig
 from wsi_pipeline.outputs.overlay import OverlayConfig
 from wsi_pipeline.outputs.provenance import Settings
 from wsi_pipeline.scoring.filing import Names
@@ -43,6 +44,7 @@ class ScoreConfig(BaseModel):
     grid: GridConfig = GridConfig()
     engine: EngineConfig = EngineConfig()
     overlay: OverlayConfig = OverlayConfig()
+    fine_map: FineMapConfig = FineMapConfig()
     min_coverage: float = Field(default=0.9, ge=0, le=1)
     """Share of the tissue that must have been scored for a slide-level figure to be given."""
     names: Names = "file"
@@ -74,6 +76,7 @@ class ScoreConfig(BaseModel):
             tissue=self.tissue,
             grid=GridFacts.of(self.grid),
             overlay=self.overlay,
+            fine_map=self.fine_map,
             min_coverage=self.min_coverage,
         )
 

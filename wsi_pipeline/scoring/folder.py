@@ -42,8 +42,9 @@ OUTCOME = "outcome.json"
 
 OUTPUTS = frozenset(
     {
-        "cellularity.ome.tiff", "legend.png", "overlay.png", "overlay.tif", "thumbnail.png",
-        "tiles.geojson", "tiles.parquet", "tissue-outline.png", "tissue.png",
+        "bed.geojson", "cellularity-fine.ome.tiff", "cellularity.ome.tiff", "legend.png",
+        "overlay.png", "overlay.tif", "report.html", "thumbnail.png", "tiles.geojson",
+        "tiles.parquet", "tissue-outline.png", "tissue.png",
     }
 )  # fmt: skip
 """All that a result can hold beside its summary and its store."""

@@ -5,8 +5,8 @@ slide is finished, and a run that finds it with its own digest has nothing to do
 
     tissue.png, tissue-outline.png, thumbnail.png
     tiles.zarr                              the store, here or where `store.root` says
-    cellularity.ome.tiff, overlay.tif, overlay.png, legend.png
-    tiles.geojson, tiles.parquet
+    cellularity.ome.tiff, cellularity-fine.ome.tiff, overlay.tif, overlay.png, legend.png
+    bed.geojson, tiles.geojson, tiles.parquet, report.html
     summary.json
     run.log                                 the only file that two runs do not share byte by byte
 """
@@ -20,14 +20,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.bed.measure import measure
+from wsi_pipeline.bed.outline import BED, Bed, write_bed
+from wsi_pipeline.bed.propose import propose
 from wsi_pipeline.errors import SlideChangedError, TissueError
 from wsi_pipeline.facts import TilingFacts
 from wsi_pipeline.geometry import MAX_UPSAMPLING_OF_LEVEL
 from wsi_pipeline.model.architecture import CLASSES
+from wsi_pipeline.outputs.maps import make_maps
 from wsi_pipeline.outputs.provenance import Provenance
 from wsi_pipeline.outputs.summary import SlideSummary, summarise
-from wsi_pipeline.outputs.thumbnails import write_tissue_pictures
-from wsi_pipeline.outputs.write import write_outputs
+from wsi_pipeline.outputs.thumbnails import picture_mpp, write_tissue_pictures
+from wsi_pipeline.outputs.write import require_scored, write_numbers, write_pictures
+from wsi_pipeline.report.page import REPORT, write_report
+from wsi_pipeline.report.viewer import PICTURE_PX, Shown, flagged_tiles
+from wsi_pipeline.scoring.beds import bed_to_take
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.folder import (
     SUMMARY,
@@ -68,6 +75,7 @@ def score_slide(
     config: ScoreConfig,
     progress: Progress = _silent,
     *,
+    bed: Path | None = None,
     model_slot: ModelSlot = nullcontext,
     on_known: Callable[[], None] = lambda: None,
 ) -> SlideSummary:
@@ -79,6 +87,8 @@ def score_slide(
         engine: the model, as `scorer.start_engine` gives it.
         config: everything else.
         progress: told as tiles are scored.
+        bed: the outline of the tumour bed, GeoJSON; None keeps the one that was drawn for an
+            earlier result of the slide, and proposes one where there is none.
         model_slot: held while tiles are scored. Tiles are read and stored before it is had.
         on_known: called if an earlier run has finished the slide, and nothing is to be done.
 
@@ -101,6 +111,8 @@ def score_slide(
         roll_forward(folder)
         with open_filed(file, config) as slide:
             content = SlideContent.of(slide, file)
+            drawn = bed_to_take(folder, bed, slide, content.digest)
+            settings = settings.model_copy(update={"bed": None if drawn is None else drawn.digest})
             done = finished(folder, content.digest, settings)
             if done is not None:
                 log.info("Already scored with this bundle and configuration; nothing to do")
@@ -139,13 +151,12 @@ def score_slide(
                 )
             require_in_place(folder)
             with stage("outputs"):
-                write_outputs(staged, store, config.overlay, slide)
+                summary = _write(staged, store, mask, slide, provenance, config, drawn)
                 try:
                     content.require_unchanged()
                 except SlideChangedError:
                     store.set_aside()  # nobody can tell of which bytes its scores are
                     raise
-                summary = _summary_of(store, mask, slide, provenance, config)
             if not config.keep_tiles:
                 store.drop_pixels()
             summary = settle(folder, summary)
@@ -227,17 +238,24 @@ def open_store(path: StorePath, grid: TileGrid, tiling: TilingFacts) -> TileStor
     )
 
 
-def _summary_of(
+def _write(
+    folder: Path,
     store: TileStore,
     mask: NDArray[np.bool_],
     slide: Slide,
     provenance: Provenance,
     config: ScoreConfig,
+    drawn: Bed | None,
 ) -> SlideSummary:
+    """Summarise a scored slide, and write all other files of its result into a folder."""
+    require_scored(store)
     grid, table = store.grid, store.table()
-    return summarise(
+    maps = make_maps(store, table, mask, config.fine_map)
+    bed = drawn or propose(maps)
+    summary = summarise(
         table,
         provenance=provenance,
+        bed=None if bed is None else measure(bed, maps, min_coverage=config.min_coverage),
         tissue_area_mm2=mask_area_mm2(mask, slide.l0_bounds, slide.mpp),
         grid_tiles=grid.n_candidates,
         unreadable_tiles=store.n_unreadable,
@@ -246,6 +264,14 @@ def _summary_of(
         upsampled=slide.mpp > config.grid.mpp * MAX_UPSAMPLING_OF_LEVEL,
         min_coverage=config.min_coverage,
     )
+    write_numbers(folder, store, table, maps, config.overlay)
+    write_pictures(folder, slide, maps, summary, config.overlay)
+    if bed is not None:
+        write_bed(folder / BED, bed, slide=slide.name, l0_size=slide.l0_size)
+    picture = slide.thumbnail(picture_mpp(slide, PICTURE_PX))
+    shown = Shown(picture, maps, mask, bed, flagged_tiles(table, grid.l0_tile))
+    write_report(folder / REPORT, summary, shown)
+    return summary
 
 
 def _refusal(

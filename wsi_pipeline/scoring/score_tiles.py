@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from wsi_pipeline.cluster.driver import Cluster
 from wsi_pipeline.engine.base import Engine
 from wsi_pipeline.facts import SlideFacts
+from wsi_pipeline.model.architecture import SQUARE_PX
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.identity import scoring_facts
 from wsi_pipeline.scoring.run_log import stage
@@ -66,7 +67,13 @@ def fill_and_score(
 
     """
     scoring = scoring_facts(engine)
-    store.begin_scoring(scoring.model_dump(mode="json"), len(scoring.classes))
+    card = engine.bundle.card
+    told = card.architecture.tells_areas and engine.config.class_fractions
+    store.begin_scoring(
+        scoring.model_dump(mode="json"),
+        len(scoring.classes),
+        squares=card.tile_px // SQUARE_PX if told else None,
+    )
     before = store.n_scored
     if before:
         log.info("%d tiles had been scored by an earlier run", before)

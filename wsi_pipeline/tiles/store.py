@@ -23,12 +23,14 @@ from wsi_pipeline.tile_data import Measures, Scores, ShardPixels, TileState, Til
 from wsi_pipeline.tiles.checked_arrays import CheckedArrays
 from wsi_pipeline.tiles.grid import TileGrid
 from wsi_pipeline.tiles.store_layout import (
+    CELL_AREA,
     GRID,
     MEASURES,
     PIXELS,
     SCORES,
     STATE,
     grid_of,
+    make_cell_area,
     make_per_tile,
     make_pixels,
     make_store,
@@ -235,10 +237,18 @@ class TileStore:
         )
         return ShardPixels(self.read_pixels(shard), measures)
 
-    def begin_scoring(self, scoring: Mapping[str, Any], n_classes: int) -> None:
+    def begin_scoring(
+        self, scoring: Mapping[str, Any], n_classes: int, *, squares: int | None = None
+    ) -> None:
         """Make room for scores, or go on with those that came from the very same model and config.
 
         Scores of another model are kept in the group ``previous/<digest>``.
+
+        Args:
+            scoring: what they follow from.
+            n_classes: of the model.
+            squares: along a tile's side, of which areas of cells are stored; None for none.
+
         """
         digest = digest_of(scoring)
         if self.arrays.attribute("scoring_digest") == digest:
@@ -253,7 +263,31 @@ class TileStore:
         for name in ("cellularity", "cellularity_std"):
             make_per_tile(group, name, (len(self),), self._per_shard)
         make_per_tile(group, "class_fraction", (len(self), n_classes), self._per_shard)
-        self.arrays.register(SCORES, scoring=dict(scoring), scoring_digest=digest)
+        names: tuple[str, ...] = SCORES
+        if squares is not None:
+            make_cell_area(group, len(self), squares, self._per_shard)
+            names = (*SCORES, CELL_AREA)
+        self.arrays.register(names, scoring=dict(scoring), scoring_digest=digest)
+
+    @property
+    def score_arrays(self) -> tuple[str, ...]:
+        """Names of the arrays that hold scores; stores of earlier versions have no areas."""
+        told = CELL_AREA in self.arrays.attribute("arrays")
+        return (*SCORES, CELL_AREA) if told else SCORES
+
+    def cell_area(self, shard: slice) -> NDArray[np.uint8] | None:
+        """Read the areas of cells and tissue of a scored shard, as `Scores` has them.
+
+        Returns:
+            uint8 [n, 2, rows, columns], 0 where no tile was scored; None if none are stored.
+
+        Raises:
+            DamagedStoreError: if they are damaged on disk, or gone.
+
+        """
+        if CELL_AREA not in self.score_arrays:
+            return None
+        return np.asarray(self.arrays.read(CELL_AREA, shard), np.uint8)
 
     def commit_scores(
         self,
@@ -275,7 +309,7 @@ class TileStore:
             its `TileState`, uint8 [n].
 
         """
-        names: tuple[str, ...] = (*MEASURES, *SCORES)
+        names: tuple[str, ...] = (*MEASURES, *self.score_arrays)
         if rgb is not None:
             self.arrays.write(PIXELS, shard, rgb)
             names = (PIXELS, *names)
@@ -334,23 +368,25 @@ class TileStore:
             state = self._state[shard]
             if (state == TileState.SCORED).any():
                 self.mark(shard, np.where(state == TileState.SCORED, TileState.STORED, state))
-        self.arrays.forget(SCORES)
-        for name in SCORES:
+        names = self.score_arrays
+        self.arrays.forget(names)
+        for name in names:
             source, target = self.path / name, aside / name
             if exists(source):
                 remove(target)
                 move(source, target)
-        self.arrays.unregister(SCORES, scoring=None, scoring_digest=None)
+        self.arrays.unregister(names, scoring=None, scoring_digest=None)
 
     def _write_measures(self, shard: slice, measures: Measures) -> None:
         self.arrays.write("blur", shard, measures.blur)
         self.arrays.write("pen", shard, measures.pen)
 
     def _write_scores(self, shard: slice, scored: NDArray[np.bool_], scores: Scores | None) -> None:
-        for name in SCORES:
-            whole = np.full((len(scored), *self.arrays.array(name).shape[1:]), np.nan, np.float32)
-            if scores is not None:
-                whole[scored] = getattr(scores, name)
+        for name in self.score_arrays:
+            array = self.arrays.array(name)
+            whole = np.full((len(scored), *array.shape[1:]), array.fill_value, array.dtype)
+            if scores is not None and (values := getattr(scores, name)) is not None:
+                whole[scored] = values
             self.arrays.write(name, shard, whole)
 
     @property

@@ -10,6 +10,7 @@ A store is a zarr v3 group. N tissue tiles; S of them make a shard, the unit of 
     cellularity     float32 [N]                  NaN is "not scored"
     cellularity_std float32 [N]                  NaN unless several views were scored
     class_fraction  float32 [N, classes]
+    cell_area       uint8   [N, 2, rows, columns]  only of models that can tell; see `Scores`
     state           uint8   [N]                  see `TileState`
 
 Every chunk carries a CRC-32C. The root's attributes carry a digest of themselves and of each
@@ -63,6 +64,7 @@ STATE = "state"
 GRID = ("l0_xy", "m_xy", "tissue", "inside")
 MEASURES = ("blur", "pen")
 SCORES = ("cellularity", "cellularity_std", "class_fraction")
+CELL_AREA = "cell_area"
 
 
 def shard_tiles(n_tiles: int) -> int:
@@ -117,6 +119,24 @@ def make_per_tile(group: zarr.Group, name: str, shape: tuple[int, ...], per_shar
     """Make an array of float32 with a row for each tile and a chunk for each shard, all NaN."""
     chunks = (per_shard, *shape[1:])
     _make(group, name, shape=shape, chunks=chunks, dtype="float32", fill_value=float("nan"))
+
+
+def make_cell_area(group: zarr.Group, n_tiles: int, side: int, per_shard: int) -> None:
+    """Make the array of areas of cells and tissue, in squares of which `side` make a tile's."""
+    _make(
+        group,
+        CELL_AREA,
+        shape=(n_tiles, 2, side, side),
+        chunks=(per_shard, 2, side, side),
+        dtype="uint8",
+        fill_value=0,
+        compressors=(
+            BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.noshuffle),
+            Crc32cCodec(),
+        ),
+        dimension_names=("tile", "of", "row", "column"),
+        attributes={"of": ["malignant cells", "tissue"], "unit": "share of the square, in 255ths"},
+    )
 
 
 def make_pixels(group: zarr.Group, n_tiles: int, tile_px: int, per_shard: int) -> None:

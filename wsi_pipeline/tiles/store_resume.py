@@ -22,7 +22,6 @@ from wsi_pipeline.tiles.store_layout import (
     GRID,
     MEASURES,
     PIXELS,
-    SCORES,
     STATE,
     grid_digest,
     write_grid,
@@ -79,7 +78,7 @@ def _heal(store: TileStore, grid: TileGrid) -> None:
     _heal_grid(store, grid)
     for name in (STATE, *MEASURES):
         store.arrays.array(name)
-    if _has_scores(store) and not all(map(store.arrays.opens, SCORES)):
+    if _has_scores(store) and not all(map(store.arrays.opens, store.score_arrays)):
         log.warning("%s: scores are damaged, and set aside; tiles are scored again", store.path)
         store.set_scores_aside()
     if store.has_room_for_pixels and not store.arrays.opens(PIXELS):
@@ -114,7 +113,9 @@ def _heal_shards(store: TileStore) -> None:
     # A state that is not there is sound: nothing of its shard was committed.
     named = store.arrays.sound(STATE, shards)
     measured = _whole(store, MEASURES)
-    scored = _whole(store, SCORES) if _has_scores(store) else np.ones(len(shards), np.bool_)
+    scored = (
+        _whole(store, store.score_arrays) if _has_scores(store) else np.ones(len(shards), np.bool_)
+    )
     states = np.full(len(store), TileState.PENDING, np.uint8)
     for number, shard in enumerate(shards):
         state = store.committed_state(shard) if named[number] else states[shard]

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tifffile
-from matplotlib import colormaps
 from matplotlib import pyplot as plt
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -21,6 +20,7 @@ from wsi_pipeline.errors import ConfigError, ResultError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.outputs import tile_table
 from wsi_pipeline.outputs.cellularity_tiff import write_cellularity
+from wsi_pipeline.outputs.colours import colourise
 from wsi_pipeline.outputs.score_map import ScoreMap
 
 MAP = "cellularity.ome.tiff"
@@ -136,11 +136,11 @@ def test_the_plot_is_in_micrometres_and_in_the_fixed_colours(finished):
     for tile in result.tiles.itertuples():
         x_um, y_um = (tile.l0_x_px + 32) * 0.5, (tile.l0_y_px + 20) * 0.5
         at = int(y_um / height_um * shown.shape[0]), int(x_um / width_um * shown.shape[1])
-        expected = np.array(colormaps["viridis"](float(tile.cellularity))[:3]) * 255
+        expected = colourise(tile.cellularity)
         assert_allclose(shown[at], expected, atol=2.5)
     colours = axes.figure.axes[1]
     assert colours.get_ylim() == (0, 1)
-    assert colours.get_ylabel() == "Cellularity"
+    assert colours.get_ylabel().startswith("Cellularity of the tissue")
     axes.figure.canvas.draw()
     assert [label.get_text() for label in colours.get_yticklabels()][::5] == ["0 %", "100 %"]
     title = axes.get_title(loc="left")
@@ -293,12 +293,23 @@ def test_files_of_another_run_are_not_shown_beside_these_figures(own, use):
     assert "another run has written it" in opened._repr_html_()
 
 
-@pytest.mark.parametrize("name", [MAP, "tiles.parquet", "thumbnail.png"])
+FINE_MAP = "cellularity-fine.ome.tiff"
+
+
+@pytest.mark.parametrize("name", [FINE_MAP, "tiles.parquet", "thumbnail.png"])
 def test_what_another_program_wrote_is_named(own, name):
     (own / name).write_bytes(b"something else")
     own_up_to(own, name)
     with pytest.raises(ResultError, match=rf"{name}: cannot be understood.*Run the same"):
         wsi.open_result(own).plot()
+
+
+def test_the_fine_map_lies_on_the_coarse_one_and_agrees_with_it(finished):
+    result = wsi.open_result(finished)
+    fine = result.fine_map
+    assert fine.attrs["cell_um"] <= result.map.attrs["cell_um"]
+    assert float(fine.x[0] - fine.attrs["cell_um"] / 2) == 0
+    assert float(abs(fine.mean() - result.map.mean())) < 0.1
 
 
 def test_a_refused_slide_has_its_reason_and_no_map(refused):

@@ -154,11 +154,12 @@ def test_scores_that_are_none_are_refused_when_they_come(tiny_bundle):
 @pytest.mark.parametrize(
     ("factor", "outputs", "message"),
     [
-        (37.0, 2, r"gives scores that are none, such as \d+"),
-        (-1.0, 2, "gives scores that are none, such as -"),
-        (np.nan, 2, r"OpenVINO cannot run its graph \(.* is not finite\)"),
+        (37.0, 3, r"gives scores that are none, such as \d+"),
+        (-1.0, 3, "gives scores that are none, such as -"),
+        (np.nan, 3, r"OpenVINO cannot run its graph \(.* is not finite\)"),
         (0.001, 1, r"OpenVINO cannot run its graph \(it gives \[\[2\]\] instead of"),
-        (None, 2, "OpenVINO cannot run its graph"),
+        (0.001, 2, r"it gives \[\[2\], \[2, 4\]\] instead of .* Make it again with `wsi quantise`"),
+        (None, 3, "OpenVINO cannot run its graph"),
     ],
 )
 def test_a_graph_in_8_bits_that_gives_no_scores_is_refused(folder, factor, outputs, message):
@@ -171,7 +172,9 @@ def test_a_graph_in_8_bits_that_gives_no_scores_is_refused(folder, factor, outpu
         mean = ops.reduce_mean(ops.convert(pixels, "f32"), np.array([1, 2, 3]))
         score = ops.multiply(mean, np.float32(factor))
         four = ops.broadcast(np.float32(0.25), ops.concat([ops.shape_of(mean), np.array([4])], 0))
-        graph = Graph.of(openvino.Model([score, four][:outputs], [pixels]))
+        shape = ops.concat([ops.shape_of(mean), np.array([2, 2, 2])], 0)
+        areas = ops.broadcast(np.float32(0.25), shape)
+        graph = Graph.of(openvino.Model([score, four, areas][:outputs], [pixels]))
     how = Calibration(
         bundle=ModelBundle.load(folder).digest, slides=1, tiles=1, seed=0, float32_share=0,
         checked_on=1, mean_error=0, max_error=0, bias=0, software={},

@@ -179,7 +179,7 @@ def test_shapes_of_the_paper(backbone, segmentation):
 @pytest.mark.parametrize("regression", ["resnet18", "resnet50", LITE])
 def test_a_full_patch_is_scored_between_0_and_1(regression):
     network = settled(guided(regression))
-    score, logits = network(pixels(1, side=512))
+    score, logits, _ = network(pixels(1, side=512))
     assert score.shape == (1,)
     assert 0 < score.item() < 1
     assert logits.shape == (1, len(CLASSES), 128, 128)
@@ -301,12 +301,12 @@ def test_a_correction_of_the_area_ratio_starts_as_the_ratio():
     network = settled(build_network(architecture))
     network.head.weight.zero_()
     patches = pixels(3)
-    score, logits = network(patches)
+    score, logits, _ = network(patches)
     share = logits.softmax(1)[:, 3].mean((1, 2)).clamp(1e-3, 1 - 1e-3)
     torch.testing.assert_close(score, share)
     torch.testing.assert_close(network(patches, with_segmentation=False).score, score)
     assert network(patches, with_segmentation=False).logits is None
-    with pytest.raises(ConfigError, match="class malignant"):
+    with pytest.raises(ConfigError, match="classes malignant"):
         build_network(architecture.model_copy(update={"classes": ("a", "b")}))
 
 
@@ -465,7 +465,7 @@ def test_the_plain_network_is_the_regression_without_guidance(network):
     assert type(plain) is RegressionNetwork
     settled(plain)
     patches = pixels(2)
-    score, logits = plain(patches)
+    score, logits, _ = plain(patches)
     assert logits is None
     pooled = plain.regression(plain.normalise(patches)).mean(dim=(2, 3))
     torch.testing.assert_close(score, torch.sigmoid(plain.head(pooled))[:, 0])
@@ -478,7 +478,7 @@ def test_the_score_stays_float32_under_autocast(network):
     patches = pixels(4)
     reference = network(patches).score
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        score, logits = network(patches)
+        score, logits, _ = network(patches)
     assert logits.dtype == torch.bfloat16
     assert score.dtype == torch.float32
     assert (score != score.bfloat16().float()).any()
@@ -507,7 +507,7 @@ def test_normalisation_is_the_architectures_and_not_a_weight(network):
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (256, 256), (320, 192)])
 def test_any_multiple_of_64_works(network, height, width):
     patches = torch.zeros(1, height, width, 3, dtype=torch.uint8)
-    score, logits = network(patches)
+    score, logits, _ = network(patches)
     assert score.shape == (1,)
     assert logits.shape == (1, 4, height // 4, width // 4)
 

@@ -83,6 +83,7 @@ def test_only_what_decides_a_result_is_in_its_settings() -> None:
         {"engine": {"views": 8}},
         {"engine": {"class_fractions": False}},
         {"overlay": {"opacity": 0.5}},
+        {"fine_map": {"cell_um": 64}},
         {"min_coverage": 0.5},
     ]
     found = {settings_of(config=NightConfig.model_validate(each)).digest for each in other}

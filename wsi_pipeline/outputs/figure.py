@@ -1,8 +1,9 @@
-"""The map over the slide's thumbnail as a matplotlib figure, for notebooks and papers."""
+"""The map over the slide's thumbnail as a matplotlib figure: ``overlay.png``, and for notebooks."""
 
 import io
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,11 +15,12 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from numpy.typing import NDArray
 from PIL import Image
 
+from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import Box
-from wsi_pipeline.outputs.colours import COLOUR_MAP
-from wsi_pipeline.outputs.overlay import draw_over
-from wsi_pipeline.outputs.score_map import ScoreMap
+from wsi_pipeline.outputs.colours import colour_map
+from wsi_pipeline.outputs.overlay import Drawn
 from wsi_pipeline.outputs.summary import SlideSummary
+from wsi_pipeline.outputs.thumbnails import PNG_EFFORT
 from wsi_pipeline.shown import shown
 
 LONGEST_NAME = 48
@@ -32,8 +34,8 @@ _DOTS_PER_INCH = 110
 _BESIDE_IN = 1.1
 """What the colour bar takes of the width."""
 
-_TISSUE_GREY = "0.7"
-"""What the colour bar's colours lie over, as those of the map lie over tissue."""
+_PICTURE_IN = 14.0
+"""Width of ``overlay.png``, at `_DOTS_PER_INCH`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +45,13 @@ class Drawing:
     Attributes:
         rgb: uint8 [rows, columns, 3], the slide within `l0_bounds` at any resolution.
         l0_bounds: in level-0 pixels.
-        score_map: the map.
-        opacity: share of the map's colour over the slide; the rest is the slide in grey.
+        drawn: the map, and how it is drawn.
 
     """
 
     rgb: NDArray[np.uint8]
     l0_bounds: Box
-    score_map: ScoreMap
-    opacity: float
+    drawn: Drawn
 
 
 def draw(axes: Axes, drawing: Drawing) -> None:
@@ -62,11 +62,12 @@ def draw(axes: Axes, drawing: Drawing) -> None:
         drawing: what is drawn.
 
     """
-    bounds, mpp = drawing.l0_bounds, drawing.score_map.mpp
+    bounds, config = drawing.l0_bounds, drawing.drawn.config
+    mpp = drawing.drawn.score_map.mpp
     left_um, right_um = bounds.x * mpp, bounds.right * mpp
     top_um, bottom_um = bounds.y * mpp, bounds.bottom * mpp
     axes.imshow(
-        draw_over(drawing.rgb, bounds, drawing.score_map, drawing.opacity),
+        drawing.drawn.over(drawing.rgb, bounds),
         extent=(left_um, right_um, bottom_um, top_um),
     )
     axes.set(xticks=[], yticks=[], xlim=(left_um, right_um), ylim=(bottom_um, top_um))
@@ -81,16 +82,14 @@ def draw(axes: Axes, drawing: Drawing) -> None:
         sep=4,
     )
     axes.add_artist(bar)
-    colours = axes.figure.colorbar(
-        ScalarMappable(Normalize(0, 1), COLOUR_MAP),
+    axes.figure.colorbar(
+        ScalarMappable(Normalize(0, 1), colour_map(config.opacity, config.palette)),
         ax=axes,
-        label="Cellularity",
+        label=f"Cellularity of the tissue; colours at {config.opacity:.0%} over it",
         format=PercentFormatter(1, symbol=" %"),
         ticks=np.linspace(0, 1, 6).tolist(),
         shrink=0.8,
-        alpha=drawing.opacity,
     )
-    colours.ax.set_facecolor(_TISSUE_GREY)
 
 
 def entitle(axes: Axes, summary: SlideSummary) -> None:
@@ -109,6 +108,20 @@ def entitle(axes: Axes, summary: SlideSummary) -> None:
     lines.append(f"{_short(bundle.name)} {_short(bundle.version)}{what}. Research use only.")
     # Not as mathematics: a name may hold dollar signs.
     axes.set_title("\n".join(map(shown, lines)), loc="left", fontsize="small", parse_math=False)
+
+
+def write_picture(path: Path, drawing: Drawing, summary: SlideSummary) -> None:
+    """Write a drawing with its title as a PNG, as wide as a screen."""
+    size_in = (_PICTURE_IN, height_in(drawing, _PICTURE_IN))
+    figure = Figure(figsize=size_in, dpi=_DOTS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot()
+    draw(axes, drawing)
+    entitle(axes, summary)
+    options = {"compress_level": PNG_EFFORT}
+    with atomic_path(path) as partial:
+        # matplotlib would name its version, and two machines would give two files.
+        about = {"Software": None}
+        figure.savefig(partial, format="png", metadata=about, pil_kwargs=options)
 
 
 def height_in(drawing: Drawing, width_in: float) -> float:

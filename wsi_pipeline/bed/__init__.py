@@ -1,0 +1,1 @@
+"""The tumour bed: outlined by a person or proposed by the map, and what it amounts to."""
