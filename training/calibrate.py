@@ -36,6 +36,7 @@ from wsi_pipeline.model.score_error import (
     SCORE_ERROR_NAME,
     ScoreError,
     StainDomain,
+    Widened,
     conformal_quantile,
     scale,
     stain_of,
@@ -47,7 +48,7 @@ MPP = Mpp(0.5)
 WITHIN = 0.95
 """Share of the training's pictures that lies within the distance from which intervals widen."""
 
-REFUSED_AT = 2.0
+REFUSED_AT = 4.0
 """Times that distance from which there is no figure."""
 
 _HALVES = 200
@@ -144,6 +145,9 @@ def stained_otherwise(rgb: NDArray[np.uint8], haematoxylin: float, eosin: float)
     return np.clip(np.exp(-changed @ rgb_from_hed) * 256 - 1, 0, 255).astype(np.uint8)
 
 
+STAINS = "darker", "paler", "more eosin"
+
+
 def out_of_domain() -> dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]:
     """Return what is done to pictures to take them out of the domain."""
 
@@ -215,10 +219,14 @@ def calibrate(bundle: ModelBundle, data: Path, split: dict[str, int]) -> tuple[S
         name: np.abs(_changed(errors, held_back, change, score).in_units)
         for name, change in out_of_domain().items()
     }
-    widened = max(1.0, *(conformal_quantile(units) / quantile for units in moved.values()))
+    growth = {name: max(1.0, conformal_quantile(units) / quantile) for name, units in moved.items()}
+    widened = Widened(
+        stain=max(growth[name] for name in STAINS),
+        focus=growth["out of focus"],
+        enlarged=growth["enlarged"],
+    )
     for name, units in moved.items():
         told[f"{name}, not widened"] = coverage(units, quantile)
-        told[f"{name}, widened"] = coverage(units, widened * quantile)
     generated = measured(GeneratedData(train=1, validation=128).nuclei("validation"), score)
     told["generated tissue, by the interval of real tissue"] = coverage(
         generated.in_units, quantile

@@ -187,9 +187,7 @@ def _cellularity(entries: CaseEntries, blocks: tuple[Block, ...]) -> tuple[Term,
     if any(bed.interval is None for bed in beds):
         deviation = None
     else:
-        deviations = [
-            (bed.interval.high - bed.interval.low) / (2 * Z_95) for bed in beds if bed.interval
-        ]
+        deviations = [bed.interval.deviation for bed in beds if bed.interval]
         # Errors of one model on one patient's slides go the same way: they are added as they are.
         deviation = sum(s * d for s, d in zip(shares, deviations, strict=True))
     return _term("cellularity", 100 * mean, "%", "measured", how), deviation

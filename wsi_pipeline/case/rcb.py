@@ -19,7 +19,7 @@ MINIMAL_UP_TO, MODERATE_UP_TO = 1.36, 3.28
 """The largest index of class I, and of class II."""
 
 _EXPONENT = 0.17
-_DRAWS = 4001
+_STEPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +111,16 @@ def spread(burden: Burden, deviation: float) -> Spread:
         deviation: standard deviation of its cellularity, which is taken for normal within 0 to 1.
 
     """
-    quantiles = (np.arange(_DRAWS) + 0.5) / _DRAWS
-    shares = np.clip(norm.ppf(quantiles, burden.cellularity, max(deviation, 1e-9)), 0, 1)
-    indices = [with_cellularity(burden, float(share)).index for share in shares]
-    classes = [class_of(index) for index in indices]
-    low, high = np.quantile(indices, [0.025, 0.975])
+    around = norm(burden.cellularity, max(deviation, 1e-9))
+
+    def index_at(quantile: float) -> float:
+        share = float(np.clip(around.ppf(quantile), 0, 1))
+        return with_cellularity(burden, share).index
+
+    # The index rises with the cellularity, and so its quantiles are those of the cellularity.
     own = class_of(burden.index)
-    return Spread(float(low), float(high), float(np.mean([one != own for one in classes])))
+    flips = [class_of(index_at((number + 0.5) / _STEPS)) != own for number in range(_STEPS)]
+    return Spread(index_at(0.025), index_at(0.975), float(np.mean(flips)))
 
 
 def with_cellularity(burden: Burden, cellularity: float) -> Burden:

@@ -24,6 +24,7 @@ from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.memory import enough_memory
 from wsi_pipeline.model.architecture import REGRESSION_STRIDE, Architecture
+from wsi_pipeline.model.score_error import SCORE_ERROR_NAME, ScoreError
 from wsi_pipeline.model.torch_extra import torch_at_hand
 from wsi_pipeline.validation import problems
 
@@ -212,6 +213,26 @@ class ModelBundle:
     def weights_sha256(self) -> str:
         """SHA-256 of the weights' file."""
         return sha256(self.weights).hexdigest()
+
+    @cached_property
+    def score_error(self) -> ScoreError | None:
+        """How far its scores are off; None if that was not measured, or of another bundle.
+
+        Raises:
+            BundleError: if the file is damaged.
+
+        """
+        if self.folder is None:
+            return None
+        path = self.folder / SCORE_ERROR_NAME
+        try:
+            found = ScoreError.read(path)
+        except FileNotFoundError:
+            return None
+        if found.bundle != self.digest:
+            log.warning("%s was measured on another bundle: figures get no interval of it.", path)
+            return None
+        return found
 
     def _require_own_weights(self) -> None:
         expected = self.card.weights_sha256

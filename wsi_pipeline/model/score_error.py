@@ -1,7 +1,7 @@
 """How far a model's scores are off, as patients tell that training has not seen.
 
-It lies beside a bundle as ``score-error.json``, made by ``python -m training.calibrate``. It belongs
-to no digest of the model: other intervals make no other scores.
+It lies beside a bundle as ``score-error.json``, made by ``python -m training.calibrate``. It
+belongs to no digest of the model: other intervals make no other scores.
 
 Errors are told in units of `scale`, which is widest in the middle and narrow at both ends, as
 errors are. `tile_quantile` of them hold nine tiles of ten, by split conformal prediction: the
@@ -39,6 +39,7 @@ STAIN_MPP: Final = Mpp(8.0)
 _SMALLEST = 0.01
 _Triple = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
+Growth = Annotated[FiniteFloat, Field(ge=1)]
 
 
 class StainDomain(BaseModel):
@@ -64,6 +65,19 @@ class StainDomain(BaseModel):
         return float(np.sqrt(max(0.0, off @ np.array(self.precision) @ off)))
 
 
+class Widened(BaseModel):
+    """By how much errors grew where pictures were not the training's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stain: Growth
+    """Darker, paler and with more eosin."""
+    focus: Growth
+    """Blurred, by a deviation of 1 µm."""
+    enlarged: Growth
+    """From 0.7 µm/px."""
+
+
 class ScoreError(BaseModel):
     """The error of one model."""
 
@@ -77,9 +91,8 @@ class ScoreError(BaseModel):
     tiles: int = Field(ge=1)
     tile_quantile: Positive
     patient_deviation: Annotated[FiniteFloat, Field(ge=0)]
-    widened: Annotated[FiniteFloat, Field(ge=1)]
-    """By how much intervals grow where stain, focus or pixel size are not the training's: as much
-    as errors were measured to grow there."""
+    widened: Widened
+    """By how much intervals are widened there."""
     stain: StainDomain | None
     """None where it was not measured: then every stain is taken for one of the training's."""
 
@@ -107,17 +120,23 @@ class ScoreError(BaseModel):
             ) from error
 
     def tile_interval(
-        self, score: NDArray[np.floating], *, widen: bool = False
+        self, score: NDArray[np.floating], *, widen: float = 1.0
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the ends of the 90 % interval of each tile; NaN where there is no score."""
-        half = self.tile_quantile * scale(score) * (self.widened if widen else 1.0)
+        """Return the ends of each tile's 90 % interval, NaN without a score.
+
+        Args:
+            score: 0 to 1.
+            widen: how many times wider they are than measured.
+
+        """
+        half = self.tile_quantile * scale(score) * widen
         low, high = np.clip(score - half, 0, 1), np.clip(score + half, 0, 1)
         return low.astype(np.float32), high.astype(np.float32)
 
-    def mean_deviation(self, mean: float, *, widen: bool = False) -> float:
+    def mean_deviation(self, mean: float, *, widen: float = 1.0) -> float:
         """Return the standard deviation of a patient's mean, however many tiles it is of."""
         shared = self.patient_deviation * float(scale(np.array(mean)))
-        return shared * (self.widened if widen else 1.0)
+        return shared * widen
 
 
 def scale(score: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from wsi_pipeline.digests import Sha256
 from wsi_pipeline.engine.execution import Execution, Precision
 from wsi_pipeline.facts import BundleFacts, Facts, GridFacts, Record, SlideFacts
 from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.model.score_error import ScoreError
 from wsi_pipeline.outputs.fine_map import FineMapConfig
 from wsi_pipeline.outputs.overlay import OverlayConfig
 from wsi_pipeline.tiles.tissue import TissueConfig
@@ -50,5 +51,7 @@ class Provenance(Record):
     """Of the store's `TilingFacts`, and `scoring_digest`, of its `ScoringFacts`."""
     scoring_digest: Sha256
     execution: Execution
+    score_error: ScoreError | None = None
+    """How far the model's scores are off; None if nobody measured it."""
     software: dict[str, str]
     """Versions, by package."""

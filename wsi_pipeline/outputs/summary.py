@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
-from scipy.special import ndtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
 from wsi_pipeline.digests import SlideDigest
 from wsi_pipeline.facts import Record
@@ -71,11 +71,18 @@ class Histogram(Record):
 
 
 class Interval(Record):
-    """A 95 % interval of the mean."""
+    """An interval of a mean."""
 
     low: Share
     high: Share
+    level: Annotated[FiniteFloat, Field(gt=0, lt=1)] = 0.95
+    """Share of such intervals that are meant to hold the true mean."""
     method: str
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of a normal error with this interval."""
+        return float((self.high - self.low) / (2 * ndtri((1 + self.level) / 2)))
 
 
 class Cellularity(Record):
@@ -84,7 +91,9 @@ class Cellularity(Record):
     mean: Share
     mean_is: str = MEAN_IS
     mean_95_interval: Interval | None
-    """None where the tissue is too small for one."""
+    """How it would vary with other tissue of the same kind; None where there is too little."""
+    mean_90_interval: Interval | None = None
+    """The same with the error of the model in it; None where nobody measured that."""
     median: Share
     quantiles: dict[str, Share]
     area_fraction_at_least: dict[str, Share]
@@ -101,6 +110,8 @@ class Quality(Record):
     """Share of the tissue's tiles under pen ink."""
     upsampled: bool
     """Whether the slide was coarser than the model wants and was enlarged."""
+    stain_distance: FiniteFloat | None = None
+    """How far its stain is from the training's, in standard deviations; None if not known."""
     flags: tuple[str, ...]
 
 
@@ -119,7 +130,8 @@ class BedFigures(Record):
     """None where too little of it could be read."""
     cellularity_is: str = BED_MEAN_IS
     interval: Interval | None
-    """None where the bed is too small for one."""
+    """With the error of the model in it, where that was measured; else of the tissue alone, and
+    None where the bed is too small for that."""
     coverage: Share
     """Share of its area that holds no tissue which could not be read."""
 

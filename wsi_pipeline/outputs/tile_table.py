@@ -12,6 +12,9 @@ Columns of ``tiles.parquet`` (a missing value is a null, never NaN):
 ``blur``             float32 sharpness measure of :func:`wsi_pipeline.tiles.tissue.blur_score`
 ``pen_fraction``     float32 share of the tile under pen ink, 0 to 1
 ``cellularity``      float32 the score, 0 to 1; null where the tile was not scored
+``cellularity_low``  float32 lower end of the score's 90 % interval (`model.score_error`); null
+                             where its model's errors were not measured
+``cellularity_high`` float32 upper end of it
 ``cellularity_std``  float32 standard deviation over views; null unless several were scored
 ``fraction_<class>`` float32 share of the tile that the network gave to each class; may be null
 ==================== ======= ====================================================================
@@ -34,8 +37,17 @@ _METADATA_KEY = b"wsi_pipeline"
 _CLASS_PREFIX = "fraction_"
 
 
+Ends = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Lower and upper ends of intervals."""
+
+
 def write_parquet(
-    path: Path, table: TileTable, *, classes: Sequence[str], metadata: Mapping[str, Any]
+    path: Path,
+    table: TileTable,
+    *,
+    classes: Sequence[str],
+    metadata: Mapping[str, Any],
+    interval: Ends | None = None,
 ) -> None:
     """Write the tiles to ``path``; the same table and metadata give the same bytes.
 
@@ -44,8 +56,11 @@ def write_parquet(
         table: the tiles.
         classes: names of the columns of ``table.class_fraction``.
         metadata: JSON-ready provenance, stored in the file's key-value metadata.
+        interval: ends of the scores' 90 % intervals, each [N]; None if they are not known.
 
     """
+    unknown = np.full(len(table), np.nan, np.float32)
+    low, high = (unknown, unknown) if interval is None else interval
     columns: list[tuple[str, NDArray[Any], str]] = [
         ("l0_x_px", table.l0_xy[:, 0], "left edge, level-0 pixels from the file's (0, 0)"),
         ("l0_y_px", table.l0_xy[:, 1], "upper edge, level-0 pixels from the file's (0, 0)"),
@@ -56,6 +71,8 @@ def write_parquet(
         ("blur", table.blur, "sharpness measure of the tile"),
         ("pen_fraction", table.pen, "share of the tile under pen ink, 0 to 1"),
         ("cellularity", table.cellularity, "score, 0 to 1; null: not scored"),
+        ("cellularity_low", low, "lower end of the score's 90 % interval"),
+        ("cellularity_high", high, "upper end of the score's 90 % interval"),
         ("cellularity_std", table.cellularity_std, "standard deviation over views"),
     ]
     columns += [

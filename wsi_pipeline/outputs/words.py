@@ -23,6 +23,10 @@ def warnings(summary: SlideSummary) -> list[str]:
         ),
         "out of focus": f"{percent(quality.blurred_fraction)} of the tissue is out of focus.",
         "pen marks": f"{percent(quality.pen_fraction)} of the tissue lies under pen ink.",
+        "stain unlike the model's": (
+            f"The stain is {quality.stain_distance or 0:.1f} standard deviations from what the "
+            f"model has seen: intervals are widened."
+        ),
         "enlarged to the model's resolution": (
             f"The slide ({slide.mpp:.3g} µm/px) is coarser than the model's resolution and was "
             f"enlarged to it."

@@ -14,6 +14,7 @@ from wsi_pipeline.outputs.figure import Drawing, write_picture
 from wsi_pipeline.outputs.geojson import write_geojson
 from wsi_pipeline.outputs.maps import Maps
 from wsi_pipeline.outputs.overlay import Drawn, OverlayConfig, write_overlay
+from wsi_pipeline.outputs.reliability import Reliability
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.outputs.thumbnails import picture_mpp
 from wsi_pipeline.outputs.tile_table import write_parquet
@@ -36,7 +37,12 @@ def require_scored(store: TileStore) -> None:
 
 
 def write_numbers(
-    folder: Path, store: TileStore, table: TileTable, maps: Maps, config: OverlayConfig
+    folder: Path,
+    store: TileStore,
+    table: TileTable,
+    maps: Maps,
+    config: OverlayConfig,
+    reliability: Reliability,
 ) -> None:
     """Write the maps and tables of a scored store, for measurement and for viewers.
 
@@ -46,6 +52,7 @@ def write_numbers(
         table: all that is known of them.
         maps: their maps.
         config: how maps are drawn, for the legend.
+        reliability: how far scores are off.
 
     """
     tiling, scoring = TilingFacts.of(store), ScoringFacts.of(store)
@@ -58,6 +65,7 @@ def write_numbers(
         folder / "tiles.parquet",
         table,
         classes=scoring.classes,
+        interval=reliability.of_tiles(table.cellularity),
         metadata={
             "tiling": tiling.model_dump(mode="json"),
             "scoring": scoring.model_dump(mode="json"),

@@ -78,5 +78,6 @@ def provenance_of(
         tiling_digest=tiling.digest,
         scoring_digest=scoring.digest,
         execution=execution,
+        score_error=engine.bundle.score_error,
         software=software,
     )

@@ -29,6 +29,7 @@ from wsi_pipeline.geometry import MAX_UPSAMPLING_OF_LEVEL
 from wsi_pipeline.model.architecture import CLASSES
 from wsi_pipeline.outputs.maps import make_maps
 from wsi_pipeline.outputs.provenance import Provenance
+from wsi_pipeline.outputs.reliability import judged, reliability_of
 from wsi_pipeline.outputs.summary import SlideSummary, summarise
 from wsi_pipeline.outputs.thumbnails import picture_mpp, write_tissue_pictures
 from wsi_pipeline.outputs.write import require_scored, write_numbers, write_pictures
@@ -264,11 +265,14 @@ def _write(
         upsampled=slide.mpp > config.grid.mpp * MAX_UPSAMPLING_OF_LEVEL,
         min_coverage=config.min_coverage,
     )
-    write_numbers(folder, store, table, maps, config.overlay)
+    picture = slide.thumbnail(mpp := picture_mpp(slide, PICTURE_PX))
+    errors = provenance.score_error
+    reliability = reliability_of(errors, picture, mpp, mask, summary.quality)
+    summary = judged(summary, reliability)
+    write_numbers(folder, store, table, maps, config.overlay, reliability)
     write_pictures(folder, slide, maps, summary, config.overlay)
     if bed is not None:
         write_bed(folder / BED, bed, slide=slide.name, l0_size=slide.l0_size)
-    picture = slide.thumbnail(picture_mpp(slide, PICTURE_PX))
     shown = Shown(picture, maps, mask, bed, flagged_tiles(table, grid.l0_tile))
     write_report(folder / REPORT, summary, shown)
     return summary

@@ -8,6 +8,7 @@ from wsi_pipeline.bed.propose import propose
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.geometry import Mpp, Size
 from wsi_pipeline.outputs.maps import make_maps
+from wsi_pipeline.outputs.reliability import reliability_again
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.outputs.thumbnails import picture_mpp
 from wsi_pipeline.outputs.write import (
@@ -86,9 +87,13 @@ def write_again(
         if location is not None:
             settings = settings.model_copy(update={"overlay": config.overlay})
         remade = made.model_copy(update={"config": settings, "config_digest": settings.digest})
+        reliability = reliability_again(summary)
+        if figures is not None and figures.cellularity is not None:
+            joined = reliability.joined(figures.cellularity, figures.interval)
+            figures = figures.model_copy(update={"interval": joined or figures.interval})
         summary = summary.model_copy(update={"bed": figures, "provenance": remade})
         staged = prepare(folder)
-        write_numbers(staged, store, table, maps, settings.overlay)
+        write_numbers(staged, store, table, maps, settings.overlay, reliability)
         if outlined is not None:
             write_bed(staged / BED, outlined, slide=about.name, l0_size=size)
         picture = read_thumbnail(folder)
