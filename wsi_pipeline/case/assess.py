@@ -34,6 +34,7 @@ class Block(Record):
     slide: str
     digest: str
     model: str
+    demonstration: bool
     bed: BedFigures | None
 
 
@@ -142,6 +143,7 @@ def _block(folder: Path) -> Block:
         slide=made.slide.name,
         digest=made.slide.digest,
         model=f"{made.bundle.name} {made.bundle.version}",
+        demonstration=made.bundle.demonstration,
         bed=_usable_bed(summary),
     )
 
@@ -183,7 +185,7 @@ def _cellularity(entries: CaseEntries, blocks: tuple[Block, ...]) -> tuple[Term,
     area = sum(bed.area_mm2 for bed in beds)
     shares = [bed.area_mm2 / area for bed in beds]
     mean = sum(share * (bed.cellularity or 0.0) for share, bed in zip(shares, beds, strict=True))
-    how = f"area-weighted over the outlined beds of {len(beds)} slides, {area:.1f} mm²"
+    how = f"area-weighted over outlined beds, {len(beds)} in all, {area:.1f} mm²"
     if any(bed.interval is None for bed in beds):
         deviation = None
     else:

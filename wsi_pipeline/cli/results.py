@@ -66,3 +66,34 @@ def verify(
     )
     if damaged:
         raise typer.Exit(1)
+
+
+@app.command()
+def view(
+    folder: Annotated[Path, typer.Argument(help="A scored slide's folder of outputs.")],
+    slide: Annotated[str, typer.Option(help="The slide's file.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")
+    ] = True,
+    config: ConfigFile = None,
+) -> None:
+    """Serve a result's page with the slide's own pixels at every zoom, to this machine alone.
+
+    The page's address holds a token that is drawn anew each time. Ctrl-C ends it.
+    """
+    import webbrowser
+
+    from wsi_pipeline.night.config import NightConfig
+    from wsi_pipeline.scoring.slide_arguments import one_slide
+    from wsi_pipeline.scoring.view import served
+
+    settings = NightConfig.resolve(config)
+    with served(folder, one_slide(slide), settings, port) as found:
+        typer.echo(f"{found.address}  (Ctrl-C ends it)")
+        if browser:
+            webbrowser.open(found.address)
+        try:
+            found.server.serve_forever()
+        except KeyboardInterrupt:
+            typer.echo("Ended.")

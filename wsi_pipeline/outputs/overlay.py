@@ -208,7 +208,7 @@ def _tiles(
         for left in range(bounds.x, bounds.right, l0_tile):
             l0_box = Box(left, top, l0_tile, l0_tile)
             try:
-                rgb = _read(slide, l0_box, _TILE)
+                rgb = read_square(slide, l0_box, _TILE)
             except SlideUnavailableError:
                 raise
             except SlideError:
@@ -217,7 +217,7 @@ def _tiles(
             yield drawing.over(rgb, l0_box)
 
 
-def _read(slide: Slide, l0_box: Box, side: int) -> NDArray[np.uint8]:
+def read_square(slide: Slide, l0_box: Box, side: int) -> NDArray[np.uint8]:
     """Read a square region as ``side`` × ``side`` pixels, in memory that has a bound.
 
     A slide without low resolutions is read in quarters of quarters: one tile of the coarsest level
@@ -232,5 +232,5 @@ def _read(slide: Slide, l0_box: Box, side: int) -> NDArray[np.uint8]:
     for row, column in np.ndindex(2, 2):
         quarter = Box(l0_box.x + column * l0_half, l0_box.y + row * l0_half, l0_half, l0_half)
         spot = np.s_[row * half : (row + 1) * half, column * half : (column + 1) * half]
-        rgb[spot] = _read(slide, quarter, half)
+        rgb[spot] = read_square(slide, quarter, half)
     return rgb

@@ -70,6 +70,7 @@ def page(summary: SlideSummary, shown: Shown) -> str:
         bed=summary.bed,
         made=made,
         warnings=warnings(summary),
+        served=shown.tiles is not None,
         has_fine=shown.maps.fine is not None,
         cell_um=shown.maps.shown.cell_um,
         opacity=round(100 * OPACITY),

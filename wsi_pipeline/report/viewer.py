@@ -6,7 +6,9 @@ scale bar and axes know lengths. The page's own script (`page.js`) moves what is
 
 import base64
 import io
+import math
 from dataclasses import dataclass
+from typing import Self
 
 import cv2
 import numpy as np
@@ -20,6 +22,7 @@ from bokeh.models import (
     PolyEditTool,
     Range1d,
     ScaleBar,
+    WMTSTileSource,
 )
 from bokeh.plotting import figure
 from numpy.typing import NDArray
@@ -37,6 +40,11 @@ from wsi_pipeline.tiles.tissue import BLURRED_ABOVE
 
 STEPS = 250
 """A cellularity is told in as many steps of a byte, counted from 1; 0 is none."""
+
+NEAREST_MM = 0.05
+"""Width of the smallest part of a slide that fills the picture."""
+
+TILE_PX = 256
 
 PICTURE_PX = 2400
 """Long side of the slide's picture in the page, at most."""
@@ -66,6 +74,7 @@ class Shown:
         bed: the tumour bed; None if there is none.
         flagged: int64 [n, 4], (left, top, right, bottom) in level-0 pixels, of tiles out of focus
             or under ink.
+        tiles: where a server has the slide's own pixels; None of a page by itself.
 
     """
 
@@ -74,6 +83,36 @@ class Shown:
     mask: NDArray[np.bool_]
     bed: Bed | None
     flagged: NDArray[np.int64]
+    tiles: "TileSquare | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class TileSquare:
+    """The square that a server cuts a slide into: one tile at zoom 0, four at zoom 1, and so on.
+
+    Attributes:
+        l0_x: its left edge, level-0 pixels.
+        l0_y: its upper edge.
+        zooms: the last zoom, at which a pixel is one of level 0.
+
+    """
+
+    l0_x: int
+    l0_y: int
+    zooms: int
+
+    @classmethod
+    def of(cls, bounds: Box) -> Self:
+        """Return the smallest that holds a slide's bounds."""
+        tiles = max(bounds.width, bounds.height) / TILE_PX
+        return cls(bounds.x, bounds.y, max(0, math.ceil(math.log2(tiles))))
+
+    def l0_box(self, zoom: int, column: int, row: int) -> Box | None:
+        """Return what a tile shows, counted from the upper left; None if there is none."""
+        if not 0 <= zoom <= self.zooms or not 0 <= min(row, column) <= max(row, column) < 2**zoom:
+            return None
+        side = TILE_PX * 2 ** (self.zooms - zoom)
+        return Box(self.l0_x + column * side, self.l0_y + row * side, side, side)
 
 
 def flagged_tiles(table: TileTable, l0_tile: float) -> NDArray[np.int64]:
@@ -89,8 +128,8 @@ def viewer(shown: Shown) -> figure:
     left, right = bounds.x * mm, bounds.right * mm
     top, bottom = -bounds.y * mm, -bounds.bottom * mm
     plot = figure(
-        x_range=Range1d(left, right, bounds=None),
-        y_range=Range1d(bottom, top, bounds=None),
+        x_range=Range1d(left, right, min_interval=NEAREST_MM),
+        y_range=Range1d(bottom, top),
         match_aspect=True,
         height=_HEIGHT_PX,
         sizing_mode="stretch_width",
@@ -106,6 +145,8 @@ def viewer(shown: Shown) -> figure:
     plot.image_url(
         url=[_uri(shown.rgb)], x=left, y=top, w=right - left, h=top - bottom, anchor="top_left"
     )
+    if shown.tiles is not None:
+        _add_tiles(plot, shown.tiles, mm)
     _draw_map(plot, shown.maps.coarse, "tiles", visible=shown.maps.fine is None)
     if shown.maps.fine is not None:
         _draw_map(plot, shown.maps.fine, "fine", visible=True)
@@ -188,6 +229,23 @@ def hex_palettes() -> dict[str, list[str]]:
         name: [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours(name).tolist()]
         for name in PALETTES
     }
+
+
+def _add_tiles(plot: figure, square: TileSquare, mm: float) -> None:
+    """Show the slide's own pixels, as finely as the screen does."""
+    side = TILE_PX * 2**square.zooms * mm
+    source = WMTSTileSource(
+        url="tiles/{Z}/{X}/{Y}.jpg",
+        tile_size=TILE_PX,
+        min_zoom=0,
+        max_zoom=square.zooms,
+        initial_resolution=side / TILE_PX,
+        x_origin_offset=-square.l0_x * mm,
+        y_origin_offset=side + square.l0_y * mm,
+        wrap_around=False,
+        snap_to_zoom=False,
+    )
+    plot.add_tile(source, name="slide")
 
 
 def _draw_map(plot: figure, score_map: ScoreMap, name: str, *, visible: bool) -> None:

@@ -1,13 +1,19 @@
 """The outputs of a scored slide, written again from its store: `wsi heatmap`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsi_pipeline.bed.measure import measure
-from wsi_pipeline.bed.outline import BED, write_bed
+from wsi_pipeline.bed.outline import BED, Bed, write_bed
 from wsi_pipeline.bed.propose import propose
 from wsi_pipeline.errors import ConfigError, StoreError
 from wsi_pipeline.geometry import Mpp, Size
-from wsi_pipeline.outputs.maps import make_maps
+from wsi_pipeline.outputs.maps import Maps, make_maps
 from wsi_pipeline.outputs.reliability import reliability_again
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.outputs.thumbnails import picture_mpp
@@ -19,7 +25,7 @@ from wsi_pipeline.outputs.write import (
     write_pictures,
 )
 from wsi_pipeline.report.page import REPORT, write_report
-from wsi_pipeline.report.viewer import PICTURE_PX, Shown, flagged_tiles
+from wsi_pipeline.report.viewer import PICTURE_PX, Shown, TileSquare, flagged_tiles
 from wsi_pipeline.scoring.beds import drawn_for
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.folder import (
@@ -32,7 +38,89 @@ from wsi_pipeline.scoring.folder import (
 )
 from wsi_pipeline.scoring.run_log import log_file
 from wsi_pipeline.slide.slide import Slide
+from wsi_pipeline.tile_data import TileTable
 from wsi_pipeline.tiles.store import TileStore
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A finished result and all that its pages are made from.
+
+    Attributes:
+        summary: its figures.
+        store: the scored tiles.
+        table: all that is known of them.
+        mask: bool [rows, columns], the tissue over the slide's bounds.
+        maps: made anew from the store.
+        bed: the bed that was drawn; else the proposed one, or None.
+
+    """
+
+    summary: SlideSummary
+    store: TileStore
+    table: TileTable
+    mask: NDArray[np.bool_]
+    maps: Maps
+    bed: Bed | None
+
+    @property
+    def l0_size(self) -> Size:
+        """The slide's level 0."""
+        about = self.summary.provenance.slide
+        return Size(about.width_px, about.height_px)
+
+    def shown(self, picture: NDArray[np.uint8], tiles: TileSquare | None = None) -> Shown:
+        """Return what its page shows, over a picture of the slide."""
+        flagged = flagged_tiles(self.table, self.store.grid.l0_tile)
+        return Shown(picture, self.maps, self.mask, self.bed, flagged, tiles)
+
+
+def open_finished(folder: Path, config: ScoreConfig, bed: Path | None = None) -> Finished:
+    """Open a finished result with its store.
+
+    Args:
+        folder: the slide's.
+        config: for the fine map, and for where stores are.
+        bed: an outline to take in place of the one that there is.
+
+    Raises:
+        ConfigError: if there is no result, or the outline is none.
+        WsiError: if the store or the mask is damaged or gone.
+
+    """
+    summary = _summary_of(folder)
+    place = config.store.path(folder)
+    if not is_store_of(place, summary.provenance):
+        raise StoreError(
+            f"{place}: this is not the store of the result beside it, or it is damaged. Run "
+            f"`wsi score` again."
+        )
+    about = summary.provenance.slide
+    drawn = drawn_for(folder, summary, bed, Size(about.width_px, about.height_px))
+    store = TileStore(place)
+    require_scored(store)
+    mask, table = read_mask(folder), store.table()
+    maps = make_maps(store, table, mask, config.fine_map)
+    return Finished(summary, store, table, mask, maps, drawn or propose(maps))
+
+
+@contextmanager
+def own_slide(folder: Path, summary: SlideSummary, location: str | Path) -> Iterator[Slide]:
+    """Open the slide that a result is of.
+
+    Raises:
+        ConfigError: if it is another.
+        SlideError: if it cannot be read.
+
+    """
+    about = summary.provenance.slide
+    with Slide.open(location, backend=about.backend, mpp=Mpp(about.mpp), name=about.name) as slide:
+        if slide.digest() != about.digest:
+            raise ConfigError(
+                f"{location}: this is not the slide that {folder} was scored from "
+                f"({about.name}). Name that one, or leave --slide out."
+            )
+        yield slide
 
 
 def write_again(
@@ -57,57 +145,43 @@ def write_again(
         WsiError: if the store is damaged, or the slide cannot be read.
 
     """
-    summary = read_summary(folder)
-    if summary is None or summary.status != "scored":
-        raise ConfigError(f"{folder}: there is no finished result here. Run `wsi score` first.")
+    _summary_of(folder)  # before anything in the folder is touched
     with exclusive(folder), log_file(folder / "run.log"):
         roll_forward(folder)
-        summary = read_summary(folder) or summary
-        made = summary.provenance
-        about = made.slide
-        place = config.store.path(folder)
-        if not is_store_of(place, made):
-            raise StoreError(
-                f"{place}: this is not the store of the result beside it, or it is damaged. Run "
-                f"`wsi score` again."
-            )
-        size = Size(about.width_px, about.height_px)
-        drawn = drawn_for(folder, summary, bed, size)
-        store = TileStore(place)
-        require_scored(store)
-        mask, table = read_mask(folder), store.table()
-        maps = make_maps(store, table, mask, config.fine_map)
-        outlined = drawn or propose(maps)
-        figures = None
+        found = open_finished(folder, config, bed)
+        made, outlined, figures = found.summary.provenance, found.bed, None
         if outlined is not None:
-            figures = measure(outlined, maps, min_coverage=made.config.min_coverage)
+            figures = measure(outlined, found.maps, min_coverage=made.config.min_coverage)
+        drawn = outlined is not None and outlined.source == "drawn"
         settings = made.config.model_copy(
-            update={"fine_map": config.fine_map, "bed": None if drawn is None else drawn.digest}
+            update={
+                "fine_map": config.fine_map,
+                "bed": outlined.digest if outlined is not None and drawn else None,
+            }
         )
         if location is not None:
             settings = settings.model_copy(update={"overlay": config.overlay})
         remade = made.model_copy(update={"config": settings, "config_digest": settings.digest})
-        reliability = reliability_again(summary)
+        reliability = reliability_again(found.summary)
         if figures is not None and figures.cellularity is not None:
             joined = reliability.joined(figures.cellularity, figures.interval)
             figures = figures.model_copy(update={"interval": joined or figures.interval})
-        summary = summary.model_copy(update={"bed": figures, "provenance": remade})
+        summary = found.summary.model_copy(update={"bed": figures, "provenance": remade})
         staged = prepare(folder)
-        write_numbers(staged, store, table, maps, settings.overlay, reliability)
+        write_numbers(staged, found.store, found.table, found.maps, settings.overlay, reliability)
         if outlined is not None:
-            write_bed(staged / BED, outlined, slide=about.name, l0_size=size)
+            write_bed(staged / BED, outlined, slide=made.slide.name, l0_size=found.l0_size)
         picture = read_thumbnail(folder)
         if location is not None:
-            with Slide.open(
-                location, backend=about.backend, mpp=Mpp(about.mpp), name=about.name
-            ) as slide:
-                if slide.digest() != about.digest:
-                    raise ConfigError(
-                        f"{location}: this is not the slide that {folder} was scored from "
-                        f"({about.name}). Name that one, or leave --slide out."
-                    )
-                write_pictures(staged, slide, maps, summary, config.overlay)
+            with own_slide(folder, summary, location) as slide:
+                write_pictures(staged, slide, found.maps, summary, config.overlay)
                 picture = slide.thumbnail(picture_mpp(slide, PICTURE_PX))
-        flagged = flagged_tiles(table, store.grid.l0_tile)
-        write_report(staged / REPORT, summary, Shown(picture, maps, mask, outlined, flagged))
+        write_report(staged / REPORT, summary, found.shown(picture))
         return publish(folder, summary)
+
+
+def _summary_of(folder: Path) -> SlideSummary:
+    summary = read_summary(folder)
+    if summary is None or summary.status != "scored":
+        raise ConfigError(f"{folder}: there is no finished result here. Run `wsi score` first.")
+    return summary

@@ -38,7 +38,7 @@ def blocks(monkeypatch):
             name = folder.name
             return Block(
                 folder=name, slide=f"{name}.svs", digest=f"{ord(name[0]):032x}", model="m 1",
-                bed=beds[name],
+                demonstration=True, bed=beds[name],
             )  # fmt: skip
 
         monkeypatch.setattr(module, "_block", block)
