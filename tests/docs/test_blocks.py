@@ -17,6 +17,7 @@ from typing import NamedTuple
 import httpx
 import psutil
 import pytest
+import shapely
 from filelock import FileLock
 
 pytest.importorskip("prefect")
@@ -25,6 +26,8 @@ from tests.helpers.made import write_slide
 from tests.helpers.pages import PAGES, ROOT
 from tests.helpers.prefect_site import DEADLINE_S, wait_until
 from training.synthetic import generate_region
+from wsi_pipeline.bed.outline import Bed, write_bed
+from wsi_pipeline.geometry import Size
 from wsi_pipeline.model.bundle import BUNDLED_MODEL
 
 API = "http://127.0.0.1:4200/api"
@@ -79,6 +82,11 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         write_slide(folder / name, generate_region(number, 1024).rgb, downsamples=(4,))
     shutil.copytree(BUNDLED_MODEL, folder / "my-model")
+    shutil.copy(ROOT / "configs" / "case.yaml", folder)
+    bed = shapely.MultiPolygon([shapely.box(100, 100, 800, 900)])
+    write_bed(
+        folder / "bed.geojson", Bed(bed, "drawn"), slide="slide.svs", l0_size=Size(1024, 1024)
+    )
     return folder
 
 

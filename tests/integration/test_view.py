@@ -14,7 +14,7 @@ from tests.helpers.browser import needs_chromium, visiting
 from tests.helpers.real_slides import SAMPLE
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.geometry import Box, Size
-from wsi_pipeline.report.viewer import TILE_PX, TileSquare
+from wsi_pipeline.report.shown import TILE_PX, TileSquare
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.view import served
 from wsi_pipeline.slide.slide import Slide

@@ -16,7 +16,6 @@ from wsi_pipeline.outputs.maps import Maps
 from wsi_pipeline.outputs.overlay import Drawn, OverlayConfig, write_overlay
 from wsi_pipeline.outputs.reliability import Reliability
 from wsi_pipeline.outputs.summary import SlideSummary
-from wsi_pipeline.outputs.thumbnails import picture_mpp
 from wsi_pipeline.outputs.tile_table import write_parquet
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tile_data import TileTable
@@ -74,13 +73,19 @@ def write_numbers(
 
 
 def write_pictures(
-    folder: Path, slide: Slide, maps: Maps, summary: SlideSummary, config: OverlayConfig
+    folder: Path,
+    slide: Slide,
+    picture: NDArray[np.uint8],
+    maps: Maps,
+    summary: SlideSummary,
+    config: OverlayConfig,
 ) -> None:
     """Write the map over the slide, at full size and as a picture for reports.
 
     Args:
         folder: where the files go; it exists.
         slide: the slide that the maps are of.
+        picture: uint8 [rows, columns, 3], the slide's bounds, to draw the picture on.
         maps: the finest of them is drawn.
         summary: the figures, for the title.
         config: how the map is drawn.
@@ -91,7 +96,6 @@ def write_pictures(
     """
     drawn = Drawn.of(maps.shown, config)
     write_overlay(folder / "overlay.tif", slide, drawn)
-    picture = slide.thumbnail(picture_mpp(slide))
     write_picture(folder / "overlay.png", Drawing(picture, slide.l0_bounds, drawn), summary)
 
 

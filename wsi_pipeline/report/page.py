@@ -20,18 +20,15 @@ from wsi_pipeline.files import atomic_path
 from wsi_pipeline.outputs.colours import OPACITY, SHOWN_FROM
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.outputs.words import LEAST_MM2, percent, warnings
+from wsi_pipeline.report.shown import Shown
 from wsi_pipeline.report.viewer import (
     PALETTES,
     STEPS,
-    Shown,
     hex_palettes,
     map_data,
     viewer,
 )
 from wsi_pipeline.shown import shown as fit_to_be_shown
-
-REPORT = "report.html"
-"""Of a result's files."""
 
 _BOKEH_ID = re.compile(r'"p\d+"')
 

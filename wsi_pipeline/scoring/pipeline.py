@@ -33,8 +33,7 @@ from wsi_pipeline.outputs.reliability import judged, reliability_of
 from wsi_pipeline.outputs.summary import SlideSummary, summarise
 from wsi_pipeline.outputs.thumbnails import picture_mpp, write_tissue_pictures
 from wsi_pipeline.outputs.write import require_scored, write_numbers, write_pictures
-from wsi_pipeline.report.page import REPORT, write_report
-from wsi_pipeline.report.viewer import PICTURE_PX, Shown, flagged_tiles
+from wsi_pipeline.report.shown import PICTURE_PX, REPORT, Shown, flagged_tiles
 from wsi_pipeline.scoring.beds import bed_to_take
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.folder import (
@@ -249,6 +248,9 @@ def _write(
     drawn: Bed | None,
 ) -> SlideSummary:
     """Summarise a scored slide, and write all other files of its result into a folder."""
+    # Imported here: it takes a second, and a slide that is finished has no use for it.
+    from wsi_pipeline.report.page import write_report
+
     require_scored(store)
     grid, table = store.grid, store.table()
     maps = make_maps(store, table, mask, config.fine_map)
@@ -270,7 +272,7 @@ def _write(
     reliability = reliability_of(errors, picture, mpp, mask, summary.quality)
     summary = judged(summary, reliability)
     write_numbers(folder, store, table, maps, config.overlay, reliability)
-    write_pictures(folder, slide, maps, summary, config.overlay)
+    write_pictures(folder, slide, picture, maps, summary, config.overlay)
     if bed is not None:
         write_bed(folder / BED, bed, slide=slide.name, l0_size=slide.l0_size)
     shown = Shown(picture, maps, mask, bed, flagged_tiles(table, grid.l0_tile))

@@ -24,8 +24,7 @@ from wsi_pipeline.outputs.write import (
     write_numbers,
     write_pictures,
 )
-from wsi_pipeline.report.page import REPORT, write_report
-from wsi_pipeline.report.viewer import PICTURE_PX, Shown, TileSquare, flagged_tiles
+from wsi_pipeline.report.shown import PICTURE_PX, REPORT, Shown, TileSquare, flagged_tiles
 from wsi_pipeline.scoring.beds import drawn_for
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.folder import (
@@ -145,6 +144,9 @@ def write_again(
         WsiError: if the store is damaged, or the slide cannot be read.
 
     """
+    # Imported here, since it takes a second.
+    from wsi_pipeline.report.page import write_report
+
     _summary_of(folder)  # before anything in the folder is touched
     with exclusive(folder), log_file(folder / "run.log"):
         roll_forward(folder)
@@ -174,8 +176,8 @@ def write_again(
         picture = read_thumbnail(folder)
         if location is not None:
             with own_slide(folder, summary, location) as slide:
-                write_pictures(staged, slide, found.maps, summary, config.overlay)
                 picture = slide.thumbnail(picture_mpp(slide, PICTURE_PX))
+                write_pictures(staged, slide, picture, found.maps, summary, config.overlay)
         write_report(staged / REPORT, summary, found.shown(picture))
         return publish(folder, summary)
 

@@ -22,7 +22,7 @@ from wsi_pipeline.errors import ConfigError, SlideError
 from wsi_pipeline.outputs.overlay import read_square
 from wsi_pipeline.outputs.thumbnails import picture_mpp
 from wsi_pipeline.report.page import page
-from wsi_pipeline.report.viewer import PICTURE_PX, TILE_PX, TileSquare
+from wsi_pipeline.report.shown import PICTURE_PX, TILE_PX, TileSquare
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.rewrite import open_finished, own_slide
 from wsi_pipeline.slide.slide import Slide

@@ -135,6 +135,8 @@ def make_cell_area(group: zarr.Group, n_tiles: int, side: int, per_shard: int) -
             Crc32cCodec(),
         ),
         dimension_names=("tile", "of", "row", "column"),
+        # As folders, four dimensions would be three for each shard.
+        chunk_key_encoding={"name": "default", "separator": "."},
         attributes={"of": ["malignant cells", "tissue"], "unit": "share of the square, in 255ths"},
     )
 
