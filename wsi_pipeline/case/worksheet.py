@@ -1,9 +1,7 @@
 """A case's worksheet: ``case.json`` for programs, ``worksheet.html`` to read, print and sign."""
 
-import base64
 import io
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 import jinja2
@@ -14,7 +12,7 @@ from wsi_pipeline.case.assess import Z_95, CaseResult, burden_of
 from wsi_pipeline.case.rcb import MINIMAL_UP_TO, MODERATE_UP_TO, with_cellularity
 from wsi_pipeline.files import atomic_path
 from wsi_pipeline.outputs.words import percent
-from wsi_pipeline.shown import shown
+from wsi_pipeline.pages import data_uri, html_template
 
 CASE, WORKSHEET = "case.json", "worksheet.html"
 
@@ -64,23 +62,9 @@ def _curve(result: CaseResult) -> str:
     )
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
-    return f"data:image/png;base64,{base64.b64encode(drawn.getvalue()).decode()}"
-
-
-def _fit(value: object) -> object:
-    """Keep texts from turning the writing of the page; jinja2 keeps them from being markup."""
-    return shown(value) if type(value) is str else value
+    return data_uri("image/png", drawn.getvalue())
 
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_fit,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    source = resources.files("wsi_pipeline.case").joinpath("worksheet.html").read_text("utf-8")
-    return environment.from_string(source)
+    return html_template("wsi_pipeline.case", "worksheet.html", {"percent": percent})

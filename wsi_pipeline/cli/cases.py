@@ -1,4 +1,4 @@
-"""Commands on patients: the residual cancer burden of a case."""
+"""Commands on many results: a patient's burden, and a laboratory's acceptance of a model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -37,3 +37,29 @@ def case(
     typer.echo(shown(f"{path}"))
     if result.rcb is None:
         raise typer.Exit(1)
+
+
+@app.command()
+def accept(
+    readings: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SLIDES.csv", help="Columns folder (of a scored slide), cellularity_percent."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder that gets acceptance.html and the errors.")],
+) -> None:
+    """Compare a model with a pathologist on a laboratory's own slides, 30 or so."""
+    from wsi_pipeline.accept.accept import accept as compare
+    from wsi_pipeline.accept.page import write_acceptance
+
+    result = compare(readings)
+    path, found = write_acceptance(out, result), result.agreement
+    low, high = (100 * limit for limit in found.limits)
+    typer.echo(
+        shown(
+            f"{found.slides} slides, {result.model}: ICC {found.icc:.2f}, bias "
+            f"{100 * found.bias:+.1f} points, limits {low:+.1f} to {high:+.1f}"
+        )
+    )
+    typer.echo(shown(f"{path}"))

@@ -3,14 +3,12 @@
 Its links are relative: the output folder can be moved as a whole.
 """
 
-import base64
 import io
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC
 from functools import cache
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
@@ -22,8 +20,8 @@ from wsi_pipeline.facts import BundleFacts
 from wsi_pipeline.files import open_regular
 from wsi_pipeline.night.outcome import Outcome
 from wsi_pipeline.night.report import ORDER, NightReport
+from wsi_pipeline.pages import data_uri, html_template
 from wsi_pipeline.scoring.folder import NEXT
-from wsi_pipeline.shown import shown_lines
 
 log = logging.getLogger(__name__)
 
@@ -84,23 +82,11 @@ def night_page(out: Path, night: NightReport) -> Iterator[str]:
     )
 
 
-def _fit(value: object) -> object:
-    """Keep texts on the page from turning its writing; jinja2 keeps them from being markup."""
-    return shown_lines(value) if type(value) is str else value
-
-
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_fit,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return html_template(
+        "wsi_pipeline.night", "night.html", {"percent": _percent, "duration": _duration}, lines=True
     )
-    environment.filters |= {"percent": _percent, "duration": _duration}
-    source = resources.files("wsi_pipeline.night").joinpath("night.html").read_text("utf-8")
-    return environment.from_string(source)
 
 
 def _bundles(outcomes: Sequence[Outcome]) -> list[BundleFacts]:
@@ -162,7 +148,7 @@ def _small_picture(path: Path) -> str:
         small.save(encoded, "JPEG", quality=quality, optimize=True)
         if encoded.tell() <= THUMBNAIL_BYTES:
             break
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+    return data_uri("image/jpeg", encoded.getvalue())
 
 
 def _percent(share: float, digits: int = 1) -> str:

@@ -20,6 +20,7 @@ from wsi_pipeline.files import atomic_path
 from wsi_pipeline.outputs.colours import OPACITY, SHOWN_FROM
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.outputs.words import LEAST_MM2, percent, warnings
+from wsi_pipeline.pages import html_template
 from wsi_pipeline.report.shown import Shown
 from wsi_pipeline.report.viewer import (
     PALETTES,
@@ -28,7 +29,6 @@ from wsi_pipeline.report.viewer import (
     map_data,
     viewer,
 )
-from wsi_pipeline.shown import shown as fit_to_be_shown
 
 _BOKEH_ID = re.compile(r'"p\d+"')
 
@@ -101,23 +101,10 @@ def _for_script(text: str) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _fit(value: object) -> object:
-    """Keep texts from turning the writing of the page; jinja2 keeps them from being markup."""
-    return fit_to_be_shown(value) if type(value) is str else value
-
-
 def _source(name: str) -> str:
     return resources.files("wsi_pipeline.report").joinpath(name).read_text("utf-8")
 
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_fit,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    return environment.from_string(_source("report.html"))
+    return html_template("wsi_pipeline.report", "report.html", {"percent": percent})

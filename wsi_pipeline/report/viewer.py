@@ -31,6 +31,7 @@ from wsi_pipeline.outputs.colours import OPACITY, SHOWN_FROM, Palette, colours
 from wsi_pipeline.outputs.contours import contours_of
 from wsi_pipeline.outputs.maps import Maps
 from wsi_pipeline.outputs.score_map import ScoreMap
+from wsi_pipeline.pages import data_uri
 from wsi_pipeline.report.shown import PICTURE_PX, TILE_PX, Shown, TileSquare
 
 STEPS = 250
@@ -253,7 +254,7 @@ def _uri(rgb: NDArray[np.uint8]) -> str:
     picture = Image.fromarray(rgb)
     picture.thumbnail((PICTURE_PX, PICTURE_PX))
     picture.save(encoded, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+    return data_uri("image/jpeg", encoded.getvalue())
 
 
 def _base64(values: NDArray[np.uint8]) -> str:

@@ -12,6 +12,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.facts import GridFacts
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.bundle import ModelBundle
+from wsi_pipeline.model.score_error import ScoreError
 from wsi_pipeline.outputs.fine_map import FineMapConfig
 from wsi_pipeline.outputs.overlay import OverlayConfig
 from wsi_pipeline.outputs.provenance import Settings
@@ -45,6 +46,9 @@ class ScoreConfig(BaseModel):
     engine: EngineConfig = EngineConfig()
     overlay: OverlayConfig = OverlayConfig()
     fine_map: FineMapConfig = FineMapConfig()
+    score_error: Path | None = None
+    """How far scores are off at this laboratory, as `wsi accept` writes it; None takes what comes
+    with the bundle."""
     min_coverage: float = Field(default=0.9, ge=0, le=1)
     """Share of the tissue that must have been scored for a slide-level figure to be given."""
     names: Names = "file"
@@ -79,6 +83,28 @@ class ScoreConfig(BaseModel):
             fine_map=self.fine_map,
             min_coverage=self.min_coverage,
         )
+
+    def errors_of(self, bundle: ModelBundle) -> ScoreError | None:
+        """Return how far a model's scores are off; None if nobody measured it.
+
+        Raises:
+            ConfigError: if the laboratory's own file is missing, or of another model.
+            BundleError: if a file is damaged.
+
+        """
+        if self.score_error is None:
+            return bundle.score_error
+        try:
+            found = ScoreError.read(self.score_error)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{self.score_error}: there is no such file.") from error
+        if found.bundle != bundle.digest:
+            raise ConfigError(
+                f"{self.score_error}: it was measured on another model than "
+                f"{bundle.card.name} {bundle.card.version}. Run `wsi accept` with this one's "
+                f"results, or leave `score_error` out."
+            )
+        return found
 
     def of_slide(self, mpp: float | None, allow_upsampling: bool | None) -> Self:  # noqa: FBT001
         """Return what holds for a slide of which that is said; None leaves what holds for all."""

@@ -4,6 +4,7 @@ import platform
 from importlib.metadata import version
 
 from wsi_pipeline.facts import BundleFacts, GridFacts, ScoringFacts, SlideFacts, TilingFacts
+from wsi_pipeline.model.score_error import ScoreError
 from wsi_pipeline.outputs.provenance import Provenance, Settings
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.scorer import Scorer
@@ -60,7 +61,11 @@ def scoring_facts(engine: Scorer) -> ScoringFacts:
 
 
 def provenance_of(
-    slide: Slide, tiling: TilingFacts, settings: Settings, engine: Scorer
+    slide: Slide,
+    tiling: TilingFacts,
+    settings: Settings,
+    engine: Scorer,
+    errors: ScoreError | None,
 ) -> Provenance:
     """Return what a result is made from and with, as it goes into the summary."""
     scoring, execution = scoring_facts(engine), engine.execution
@@ -78,6 +83,6 @@ def provenance_of(
         tiling_digest=tiling.digest,
         scoring_digest=scoring.digest,
         execution=execution,
-        score_error=engine.bundle.score_error,
+        score_error=errors,
         software=software,
     )

@@ -103,6 +103,7 @@ def score_slide(
     """
     require_fit(engine, config)
     settings = config.settings(engine.bundle)
+    errors = config.errors_of(engine.bundle)
     file = filed(found, config)
     folder = out / file.folder
     with exclusive(folder), log_file(folder / "run.log"), errors_named(file):
@@ -127,7 +128,7 @@ def score_slide(
                 store, provenance = kept
             else:
                 tiling = tiling_facts(slide, content.digest, config)
-                provenance = provenance_of(slide, tiling, settings, engine)
+                provenance = provenance_of(slide, tiling, settings, engine, errors)
                 try:
                     grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
                 except TissueError as error:
@@ -268,8 +269,7 @@ def _write(
         min_coverage=config.min_coverage,
     )
     picture = slide.thumbnail(mpp := picture_mpp(slide, PICTURE_PX))
-    errors = provenance.score_error
-    reliability = reliability_of(errors, picture, mpp, mask, summary.quality)
+    reliability = reliability_of(provenance.score_error, picture, mpp, mask, summary.quality)
     summary = judged(summary, reliability)
     write_numbers(folder, store, table, maps, config.overlay, reliability)
     write_pictures(folder, slide, picture, maps, summary, config.overlay)
