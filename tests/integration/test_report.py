@@ -1,5 +1,6 @@
 """The page of the sample slide, as a pathologist opens it: from disk, in a browser."""
 
+import itertools
 import json
 import re
 
@@ -51,7 +52,7 @@ def at(visit, x_mm, y_mm):
             return [frame.left + view.frame.x_scale.compute(x),
                     frame.top + view.frame.y_scale.compute(-y)];
         }}""",
-        [x_mm, y_mm],
+        [float(x_mm), float(y_mm)],
     )
 
 
@@ -107,14 +108,19 @@ def test_a_drawn_bed_is_measured_at_once_saved_and_read_again(visit, result, map
     assert "No bed is drawn" in visit.text("#bed-card")
     assert visit.page.is_disabled("#save")
     visit.page.click("#draw")
+    visit.page.evaluate("document.getElementById('viewer').scrollIntoView()")
     corners = [(0.10, 0.10), (0.70, 0.12), (0.65, 0.50), (0.12, 0.45), (0.10, 0.11)]
     mouse = visit.page.mouse
     mouse.move(*at(visit, *corners[0]))
     mouse.down()
-    for corner in corners[1:]:
-        mouse.move(*at(visit, *corner), steps=8)
+    for start, stop in itertools.pairwise(corners):
+        for share in np.linspace(0.2, 1, 5):  # as slowly as a hand
+            mouse.move(*at(visit, *(np.array(start) * (1 - share) + np.array(stop) * share)))
+            visit.page.wait_for_timeout(40)
     mouse.up()
-    assert "mean cellularity of the bed as drawn here" in visit.text("#bed-says")
+    visit.page.wait_for_function(
+        "document.getElementById('bed-says').textContent.includes('as drawn here')"
+    )
     with visit.page.expect_download() as saved:
         visit.page.click("#save")
     path = tmp_path / saved.value.suggested_filename
