@@ -1,0 +1,100 @@
+"""Read back by the models of NGFF, which another project keeps, and by plain zarr."""
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from ome_zarr_models.v05 import Image
+
+import wsi_pipeline as wsi
+from tests.helpers.real_slides import SAMPLE
+from wsi_pipeline.errors import OutputError, ResultError
+from wsi_pipeline.export.ome_zarr import write_ome_zarr
+from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    with pytest.warns(UserWarning, match="demonstration"):
+        return wsi.score(SAMPLE, tmp_path_factory.mktemp("out"), progress=lambda *_: None).folder
+
+
+@pytest.fixture(scope="module")
+def store(folder, tmp_path_factory):
+    return write_ome_zarr(folder, tmp_path_factory.mktemp("zarr") / "sample.ome.zarr")
+
+
+def world_um(image: Image, level: int, index):
+    """Where a pixel's middle lies, in µm, by the transforms alone."""
+    scale, translation = (
+        transform for transform in image.attributes.ome.multiscales[0].datasets[level]
+        .coordinateTransformations
+    )  # fmt: skip
+    return np.array(index) * scale.scale + np.array(translation.translation)
+
+
+@pytest.mark.parametrize("name", ["cellularity", "cellularity-fine", "overlay"])
+def test_another_projects_models_accept_it(store, name):
+    image = Image.from_zarr(zarr.open_group(store / name, mode="r"))
+    multiscale = image.attributes.ome.multiscales[0]
+    assert image.attributes.ome.version == "0.5"
+    assert [axis.unit for axis in multiscale.axes if axis.type == "space"] == ["micrometer"] * 2
+
+
+@pytest.mark.parametrize("name", ["cellularity", "cellularity-fine"])
+def test_maps_are_those_of_the_tiffs(store, folder, name):
+    expected = read_cellularity(folder / f"{name}.ome.tiff")
+    group = zarr.open_group(store / name, mode="r")
+    np.testing.assert_array_equal(group["0"][:], expected.cellularity)
+    image = Image.from_zarr(group)
+    x, y = expected.l0_origin
+    middle = (np.array([y, x]) + expected.l0_cell * (np.array([3, 2]) + 0.5)) * expected.mpp
+    np.testing.assert_allclose(world_um(image, 0, (3, 2)), middle)
+
+
+def test_the_overlay_is_that_of_the_tiff_at_every_level(store, folder):
+    group = zarr.open_group(store / "overlay", mode="r")
+    with tifffile.TiffFile(folder / "overlay.tif") as tiff:
+        assert len(tiff.pages) == len(list(group.array_keys()))
+        for number, page in enumerate(tiff.pages):
+            np.testing.assert_array_equal(
+                group[str(number)][:].transpose(1, 2, 0), page.asarray()[..., :3]
+            )
+
+
+def test_everything_lies_on_everything(store):
+    """The lower right corner of each image's each level is the same place, within a pixel."""
+    images = {
+        name: Image.from_zarr(zarr.open_group(store / name, mode="r"))
+        for name in ("cellularity", "cellularity-fine", "overlay")
+    }
+    upper = [world_um(image, 0, [0] * len(image.attributes.ome.multiscales[0].axes))
+             for image in images.values()]  # fmt: skip
+    halves = [
+        image.attributes.ome.multiscales[0].datasets[0].coordinateTransformations[0].scale[-1] / 2
+        for image in images.values()
+    ]
+    for corner, half in zip(upper, halves, strict=True):
+        np.testing.assert_allclose(corner[-2:] - half, 0, atol=1e-6)
+    image, group = images["overlay"], zarr.open_group(store / "overlay", mode="r")
+    ends = [
+        world_um(image, level, [0, *(np.array(group[str(level)].shape[1:]) - 0.5)])[-2:]
+        for level in range(len(list(group.array_keys())))
+    ]
+    for level, end in enumerate(ends):
+        np.testing.assert_allclose(end, ends[0], atol=0.5 * 2**level)
+
+
+def test_nothing_is_written_over_and_nothing_half_left(store, folder, tmp_path, monkeypatch):
+    with pytest.raises(OutputError, match="is there already"):
+        write_ome_zarr(folder, store)
+    with pytest.raises(ResultError, match="no finished result"):
+        write_ome_zarr(tmp_path, tmp_path / "a.zarr")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("wsi_pipeline.export.ome_zarr._write_overlay", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_ome_zarr(folder, tmp_path / "full.zarr")
+    assert list(tmp_path.iterdir()) == []

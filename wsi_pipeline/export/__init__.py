@@ -1,0 +1,1 @@
+"""Finished results in the forms of other programs."""
