@@ -8,6 +8,7 @@ import typer
 from wsi_pipeline.cli.app import app
 from wsi_pipeline.cli.options import BedFile, ConfigFile
 from wsi_pipeline.cli.screen import plain, screen
+from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.shown import shown
 
 
@@ -97,3 +98,26 @@ def view(
             found.server.serve_forever()
         except KeyboardInterrupt:
             typer.echo("Ended.")
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A scored slide's folder of outputs.")],
+    ome_zarr: Annotated[
+        Path | None,
+        typer.Option("--ome-zarr", help="New OME-Zarr store with maps and overlay: NGFF 0.5."),
+    ] = None,
+    qupath: Annotated[
+        bool, typer.Option("--qupath", help="Write scripts for QuPath into FOLDER/qupath.")
+    ] = False,
+) -> None:
+    """Write a finished result in the forms of other programs."""
+    from wsi_pipeline.export.ome_zarr import write_ome_zarr
+    from wsi_pipeline.export.qupath import write_qupath
+
+    if ome_zarr is None and not qupath:
+        raise ConfigError("Nothing to export. Name a form: --ome-zarr NAME.ome.zarr or --qupath.")
+    if ome_zarr is not None:
+        typer.echo(shown(f"{write_ome_zarr(folder, ome_zarr)}"))
+    if qupath:
+        typer.echo(shown(f"{write_qupath(folder)}"))

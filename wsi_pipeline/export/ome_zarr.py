@@ -7,9 +7,9 @@
         cellularity-fine    the same in cells of 32 µm, of models that tell
         overlay             uint8 [c, y, x], the slide with the map over it
 
-All are multiscale, with axes in µm from the corner of level 0 of the slide. A pixel has the coordinates
-of its middle, as viewers have it: the first pixel of a map lies half a cell inside its corner,
-and everything lies on everything.
+All are multiscale, with axes in µm from the corner of level 0 of the slide. A pixel has the
+coordinates of its middle, as viewers have it: the first pixel of a map lies half a cell inside its
+corner, and everything lies on everything.
 """
 
 import shutil
