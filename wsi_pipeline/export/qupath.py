@@ -78,7 +78,7 @@ def groovy_string(text: str) -> str:
     r"""Return a literal of Groovy's, of the kind that interpolates nothing.
 
     >>> print(groovy_string("it's $a"))
-    'it\\'s $a'
+    'it\'s $a'
     """
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return "'" + escaped.replace("\n", "\\n").replace("\r", "\\r") + "'"
