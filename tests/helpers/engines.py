@@ -20,5 +20,7 @@ def assert_batch_mates_do_not_matter(engine: Engine, again: Engine, tiles: NDArr
     shuffled = engine.predict(tiles[order])
     np.testing.assert_array_equal(shuffled.cellularity, whole.cellularity[order])
     np.testing.assert_array_equal(shuffled.class_fraction, whole.class_fraction[order])
+    np.testing.assert_array_equal(shuffled.cell_area, whole.cell_area[order])
     alone = again.predict(tiles[5:6])
     np.testing.assert_array_equal(alone.cellularity, whole.cellularity[5:6])
+    np.testing.assert_array_equal(alone.cell_area, whole.cell_area[5:6])

@@ -39,6 +39,9 @@ DRAWS = 10_000
 FLAGGED_SHARE = 0.1
 """Share of the tissue that is blurred, or under ink, at which the slide is flagged for it."""
 
+LEAST_MM2 = 1.0
+"""Tissue, or a bed, smaller than this gives a figure of a few fields: it is marked as one."""
+
 MEAN_IS = (
     "tissue-weighted mean over all tissue of the slide; not the average over the tumour bed that "
     "pathologists report"
@@ -227,6 +230,7 @@ def summarise(
             nominal_mpp=provenance.slide.mpp_source == POWER,
             demonstration=provenance.bundle.demonstration,
             complete=bool(table.scored.all()),
+            small=0 < tissue_area_mm2 < LEAST_MM2,
         ),
         provenance=provenance,
     )
@@ -387,6 +391,7 @@ def _quality(
     nominal_mpp: bool,
     demonstration: bool,
     complete: bool,
+    small: bool,
 ) -> Quality:
     blurred_fraction = _weighted_mean(blurred.astype(np.float64), table.weight)
     pen_fraction = _weighted_mean(table.pen, table.weight)
@@ -396,6 +401,7 @@ def _quality(
         "enlarged to the model's resolution": upsampled,
         "pixel size assumed from the objective": nominal_mpp,
         "not all tissue scored": not complete,
+        "a few fields only": small,
         "demonstration model": demonstration,
     }
     return Quality(

@@ -4,9 +4,6 @@ from wsi_pipeline.outputs.summary import SlideSummary
 
 _SPACE = "\N{NO-BREAK SPACE}"
 
-LEAST_MM2 = 1.0
-"""Tissue, or a bed, smaller than this gives a figure of a few fields: it is marked as one."""
-
 
 def warnings(summary: SlideSummary) -> list[str]:
     """Return what may have harmed the figures, a sentence for each of the summary's flags."""
@@ -20,6 +17,10 @@ def warnings(summary: SlideSummary) -> list[str]:
         "not all tissue scored": (
             f"Only {percent(summary.coverage)} of the tissue could be read and scored: "
             f"{summary.tiles.scored} of {summary.tiles.tissue} tiles."
+        ),
+        "a few fields only": (
+            f"Only {summary.tissue_area_mm2:.2g} mm² of tissue were found: the figure is that of a "
+            f"few fields."
         ),
         "out of focus": f"{percent(quality.blurred_fraction)} of the tissue is out of focus.",
         "pen marks": f"{percent(quality.pen_fraction)} of the tissue lies under pen ink.",

@@ -18,8 +18,8 @@ from markupsafe import Markup
 
 from wsi_pipeline.files import atomic_path
 from wsi_pipeline.outputs.colours import OPACITY, SHOWN_FROM
-from wsi_pipeline.outputs.summary import SlideSummary
-from wsi_pipeline.outputs.words import LEAST_MM2, percent, warnings
+from wsi_pipeline.outputs.summary import LEAST_MM2, SlideSummary
+from wsi_pipeline.outputs.words import percent, warnings
 from wsi_pipeline.pages import html_template
 from wsi_pipeline.report.shown import Shown
 from wsi_pipeline.report.viewer import (

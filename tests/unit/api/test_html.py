@@ -129,7 +129,7 @@ def test_hostile_texts_are_shown_as_they_are(summary, place):
     }.get(place, HOSTILE)
     plain, hostile = Page(card(summary, None)), Page(card(changed(summary, **{place: value}), None))
     # A list of one warning more; three rows of the table become one.
-    more = {"quality__flags": 2, "cellularity__area_fraction_at_least": -6}.get(place, 0)
+    more = {"cellularity__area_fraction_at_least": -6}.get(place, 0)
     assert len(hostile.tags) - len(plain.tags) == more
     assert hostile.of("script") == []
     assert hostile.of("img") == []

@@ -169,6 +169,8 @@ def test_quality_flags():
     nominal = PROVENANCE.model_copy(update={"slide": slide})
     (flag,) = summary_of(table([0.5] * 4), provenance=nominal).quality.flags
     assert flag == "pixel size assumed from the objective"
+    (flag,) = summary_of(table([0.5] * 4), tissue_area_mm2=0.9).quality.flags
+    assert flag == "a few fields only"
 
 
 @pytest.mark.parametrize("tiles", [random_table(), table([np.nan, 0.1])], ids=["scored", "refused"])
