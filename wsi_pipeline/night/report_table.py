@@ -13,7 +13,16 @@ not known is null, in CSV empty:
 ``cellularity_mean``   float64 weighted by tissue, over all tissue of the slide, 0 to 1
 ``cellularity_low``    float64 lower end of the mean's 95 % interval
 ``cellularity_high``   float64 its upper end
+``cellularity_90_low`` float64 lower end of its 90 % interval, with the model's error in it
+``cellularity_90_high`` float64 its upper end
 ``cellularity_median`` float64 weighted by tissue
+``bed_source``         string  "drawn" by a person, or "proposed" by the map alone
+``bed_cellularity``    float64 share of the tumour bed's area that is cancer, 0 to 1
+``bed_low``            float64 lower end of its interval
+``bed_high``           float64 its upper end
+``bed_mm2``            float64 area of the bed
+``bed_longest_mm``     float64 the longest way across it
+``bed_across_mm``      float64 its extent at right angles to that
 ``tissue_mm2``         float64 area of tissue
 ``coverage``           float64 share of the tissue that was scored, 0 to 1
 ``tiles_tissue``       int64   tiles that hold tissue
@@ -61,7 +70,16 @@ _SCHEMA = pa.schema(
         ("cellularity_mean", pa.float64()),
         ("cellularity_low", pa.float64()),
         ("cellularity_high", pa.float64()),
+        ("cellularity_90_low", pa.float64()),
+        ("cellularity_90_high", pa.float64()),
         ("cellularity_median", pa.float64()),
+        ("bed_source", pa.string()),
+        ("bed_cellularity", pa.float64()),
+        ("bed_low", pa.float64()),
+        ("bed_high", pa.float64()),
+        ("bed_mm2", pa.float64()),
+        ("bed_longest_mm", pa.float64()),
+        ("bed_across_mm", pa.float64()),
         ("tissue_mm2", pa.float64()),
         ("coverage", pa.float64()),
         ("tiles_tissue", pa.int64()),
@@ -142,12 +160,27 @@ def _row(outcome: Outcome) -> dict[str, str | float | None]:
             "config_digest": summary.provenance.config_digest,
         }
     if summary is not None and summary.cellularity is not None:
-        interval = summary.cellularity.mean_95_interval
+        interval, joined = (
+            summary.cellularity.mean_95_interval,
+            summary.cellularity.mean_90_interval,
+        )
         row |= {
+            "cellularity_90_low": joined.low if joined else None,
+            "cellularity_90_high": joined.high if joined else None,
             "cellularity_mean": summary.cellularity.mean,
             "cellularity_low": interval.low if interval else None,
             "cellularity_high": interval.high if interval else None,
             "cellularity_median": summary.cellularity.median,
+        }
+    if summary is not None and (bed := summary.bed) is not None:
+        row |= {
+            "bed_source": bed.source,
+            "bed_cellularity": bed.cellularity,
+            "bed_low": bed.interval.low if bed.interval else None,
+            "bed_high": bed.interval.high if bed.interval else None,
+            "bed_mm2": bed.area_mm2,
+            "bed_longest_mm": bed.longest_mm,
+            "bed_across_mm": bed.across_mm,
         }
     return {name: row.get(name) for name in _SCHEMA.names}
 

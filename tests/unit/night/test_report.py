@@ -28,6 +28,7 @@ from wsi_pipeline.night.report import ORDER, NightReport
 from wsi_pipeline.night.report_folder import write_report
 from wsi_pipeline.outputs.provenance import Provenance
 from wsi_pipeline.outputs.summary import (
+    BedFigures,
     Cellularity,
     Histogram,
     Interval,
@@ -311,6 +312,23 @@ def test_any_text_leaves_page_and_tables_whole(tmp_path_factory, name, reason, t
         assert not kinds & {"Cc", "Cf", "Zl", "Zp"}
 
 
+def test_a_bed_that_a_person_outlined_is_on_the_page_and_in_the_tables(tmp_path):
+    interval = Interval(low=0.3, high=0.5, level=0.9, method="m")
+    bed = BedFigures(
+        source="drawn", parts=1, area_mm2=120.0, longest_mm=14.0, across_mm=11.0,
+        cellularity=0.41, interval=interval, coverage=1.0,
+    )  # fmt: skip
+    pages = {}
+    for source in ("drawn", "proposed"):
+        of = summary().model_copy(update={"bed": bed.model_copy(update={"source": source})})
+        path = write_report(tmp_path / source, night(outcome("a.svs", summary=of)))
+        pages[source] = read(path).words.replace("\xa0", " ")
+        (row,) = pq.read_table(path.parent / "slides.parquet").to_pylist()
+        assert (row["bed_source"], row["bed_cellularity"], row["bed_low"]) == (source, 0.41, 0.3)
+    assert "tumour bed 41.0 %" in pages["drawn"]
+    assert "tumour bed 41.0 %" not in pages["proposed"]
+
+
 def test_the_tables_hold_all_figures(mixed):
     out, outcomes = mixed
     folder = write_report(out, night(*outcomes)).parent
@@ -335,7 +353,16 @@ def test_the_tables_hold_all_figures(mixed):
         "cellularity_mean": 0.051,
         "cellularity_low": 0.28,
         "cellularity_high": 0.41,
+        "cellularity_90_low": None,
+        "cellularity_90_high": None,
         "cellularity_median": 0.3,
+        "bed_source": None,
+        "bed_cellularity": None,
+        "bed_low": None,
+        "bed_high": None,
+        "bed_mm2": None,
+        "bed_longest_mm": None,
+        "bed_across_mm": None,
         "tissue_mm2": 27.4,
         "coverage": 0.97,
         "tiles_tissue": 412,
