@@ -13,7 +13,13 @@ from tests.helpers.made import write_slide
 from wsi_pipeline.bed.outline import BED  # which nothing on these slides suggests
 from wsi_pipeline.engine.build import build_engine
 from wsi_pipeline.engine.execution import EngineConfig
-from wsi_pipeline.errors import InUseError, MppError, OutputError, SlideChangedError
+from wsi_pipeline.errors import (
+    ConfigError,
+    InUseError,
+    MppError,
+    OutputError,
+    SlideChangedError,
+)
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.scoring import folder as folder_of
 from wsi_pipeline.scoring.config import ScoreConfig
@@ -372,3 +378,48 @@ def test_a_refused_slide_has_its_pictures_and_no_figure_beside_them(
     (folder / "summary.json").mkdir()
     with pytest.raises(OutputError, match=r"summary\.json"):
         score_slide(glass, tmp_path / "out", engine, config)
+
+
+def outline(path, *corners):
+    ring = [*corners, corners[0]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    path.write_text(json.dumps({"type": "Feature", "geometry": geometry, "properties": {}}))
+    return path
+
+
+def test_a_bed_that_somebody_drew_outlives_later_runs(scored, slide, tmp_path, engine, config):
+    out = scored.parent
+    drawn = outline(tmp_path / "bed.geojson", [40, 40], [400, 60], [380, 420])
+    summary = write_again(scored, config, slide, drawn)
+    assert summary.bed.source == "drawn"
+    before = files(scored)
+    known = []
+    again = score_slide(slide, out, engine, config, on_known=lambda: known.append(True))
+    assert (again, known) == (summary, [True])
+    assert files(scored) == before
+
+    other = outline(tmp_path / "other.geojson", [100, 100], [300, 100], [300, 300])
+    moved = score_slide(slide, out, engine, config, bed=other)
+    assert moved.bed.area_mm2 == pytest.approx(0.5 * 0.1 * 0.1, abs=1e-4)
+    assert moved.cellularity == summary.cellularity
+
+    coarser = changed(config, fine_map={"cell_um": 128})
+    kept = score_slide(slide, out, engine, coarser)
+    assert kept.bed.source == "drawn"
+    assert kept.bed.area_mm2 == moved.bed.area_mm2
+    assert verify_is_clean(scored)
+
+
+def test_a_drawn_bed_that_was_changed_by_hand_is_not_taken_for_it(
+    scored, slide, tmp_path, engine, config
+):
+    drawn = outline(tmp_path / "bed.geojson", [40, 40], [400, 60], [380, 420])
+    write_again(scored, config, slide, drawn)
+    (scored / BED).write_text("{}")
+    with pytest.raises(ConfigError, match=r"bed\.geojson: the bed that was drawn .* --bed"):
+        score_slide(slide, scored.parent, engine, config)
+    assert score_slide(slide, scored.parent, engine, config, bed=drawn).bed.source == "drawn"
+
+
+def verify_is_clean(folder):
+    return faults(folder, HERE, deep=True) == []

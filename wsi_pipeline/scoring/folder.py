@@ -70,9 +70,12 @@ def read_summary(folder: Path) -> SlideSummary | None:
 def holds(summary: SlideSummary, digest: str, settings: Settings) -> bool:
     """Tell whether a result is of a slide of this digest, and of what is asked now.
 
-    The software's versions do not count: an update must not score a whole archive again.
+    The software's versions do not count: an update must not score a whole archive again. Nor does
+    a bed that somebody drew since, unless another is asked for.
     """
     made = summary.provenance
+    if settings.bed is None:
+        settings = settings.model_copy(update={"bed": made.config.bed})
     return made.slide.digest == digest and made.config == settings
 
 
