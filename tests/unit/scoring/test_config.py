@@ -73,6 +73,7 @@ def test_only_what_decides_a_result_is_in_its_settings() -> None:
         "inbox": {"quiet_s": 5},
         "crew": {"retries": 9},
         "digest_cache": "/tmp/digests",
+        "score_error": "/elsewhere/score-error.json",
     }
     assert settings_of(config=NightConfig.model_validate(same)) == settings_of(config=plain)
     other: list[dict[str, object]] = [
