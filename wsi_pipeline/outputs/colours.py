@@ -12,16 +12,18 @@ by name.
 import io
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from wsi_pipeline.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.colors import ListedColormap
+
+# matplotlib is imported where it is used: half of the commands' start would be its.
 
 Palette = Literal["blue-yellow", "viridis", "cividis", "plasma"]
 """Names of scales; "blue-yellow" is viridis from its blue on."""
@@ -64,8 +66,10 @@ def over_tissue(opacity: float, palette: Palette = DEFAULT_PALETTE) -> NDArray[n
     return np.asarray(np.rint(blended), np.uint8)
 
 
-def colour_map(opacity: float, palette: Palette = DEFAULT_PALETTE) -> ListedColormap:
+def colour_map(opacity: float, palette: Palette = DEFAULT_PALETTE) -> "ListedColormap":
     """Return `over_tissue` for matplotlib, white where the slide is shown as it is."""
+    from matplotlib.colors import ListedColormap
+
     scale = over_tissue(opacity, palette) / 255
     scale[: round(255 * SHOWN_FROM)] = 1
     return ListedColormap(scale)
@@ -79,6 +83,8 @@ def write_legend(path: Path, opacity: float = OPACITY, palette: Palette = DEFAUL
 
 def _legend(height_px: int, opacity: float, palette: Palette) -> Image.Image:
     """Draw the colour scale; what has no colour on the slide has none here."""
+    from matplotlib.figure import Figure
+
     dots_per_inch = 100
     figure = Figure(figsize=(1.3, height_px / dots_per_inch), dpi=dots_per_inch)
     axes = figure.add_axes((0.1, 0.05, 0.36, 0.9))
@@ -104,6 +110,8 @@ def _legend(height_px: int, opacity: float, palette: Palette) -> Image.Image:
 @cache
 def colours(palette: Palette = DEFAULT_PALETTE) -> NDArray[np.uint8]:
     """Return a scale as uint8 [256, 3], RGB."""
+    import matplotlib as mpl
+
     from_blue = palette == "blue-yellow"
     first = _BLUE_OF_VIRIDIS if from_blue else 0.0
     scale = mpl.colormaps["viridis" if from_blue else palette]

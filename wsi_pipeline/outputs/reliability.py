@@ -7,10 +7,10 @@ tissue averages away. Both are taken for independent and normal.
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.score_error import LEVEL, ScoreError, stain_of
@@ -89,7 +89,7 @@ class Reliability:
             return None
         of_model = self.errors.mean_deviation(mean, widen=self.widen)
         of_tissue = 0.0 if sampling is None else sampling.deviation
-        half = float(ndtri((1 + LEVEL) / 2)) * math.hypot(of_model, of_tissue)
+        half = NormalDist().inv_cdf((1 + LEVEL) / 2) * math.hypot(of_model, of_tissue)
         parts = [f"the model's error on a patient (deviation {100 * of_model:.1f} %)"]
         if sampling is None:
             parts.append("too little tissue to tell how it varies")

@@ -10,12 +10,12 @@ Nothing in it depends on when, where or how often the run was started.
 
 import math
 from pathlib import Path
+from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
-from scipy.special import ndtr, ndtri, stdtrit
 
 from wsi_pipeline.digests import SlideDigest
 from wsi_pipeline.facts import Record
@@ -85,7 +85,7 @@ class Interval(Record):
     @property
     def deviation(self) -> float:
         """Standard deviation of a normal error with this interval."""
-        return float((self.high - self.low) / (2 * ndtri((1 + self.level) / 2)))
+        return (self.high - self.low) / (2 * NormalDist().inv_cdf((1 + self.level) / 2))
 
 
 class Cellularity(Record):
@@ -275,6 +275,8 @@ def block_bootstrap(
         (low, high), or None if there are fewer than `MIN_BLOCKS` blocks.
 
     """
+    from scipy.special import ndtr, stdtrit  # as long to import as half of this package
+
     _, block = np.unique(block, return_inverse=True)
     weight_sums = np.bincount(block, weights)
     value_sums = np.bincount(block, weights * values)

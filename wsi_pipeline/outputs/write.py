@@ -10,7 +10,6 @@ from wsi_pipeline.errors import StoreError
 from wsi_pipeline.facts import ScoringFacts, TilingFacts
 from wsi_pipeline.outputs.cellularity_tiff import write_cellularity
 from wsi_pipeline.outputs.colours import write_legend
-from wsi_pipeline.outputs.figure import Drawing, write_picture
 from wsi_pipeline.outputs.geojson import write_geojson
 from wsi_pipeline.outputs.maps import Maps
 from wsi_pipeline.outputs.overlay import Drawn, OverlayConfig, write_overlay
@@ -94,6 +93,8 @@ def write_pictures(
         SlideError: if the slide can no longer be read.
 
     """
+    from wsi_pipeline.outputs.figure import Drawing, write_picture  # which takes a while
+
     drawn = Drawn.of(maps.shown, config)
     write_overlay(folder / "overlay.tif", slide, drawn)
     write_picture(folder / "overlay.png", Drawing(picture, slide.l0_bounds, drawn), summary)
