@@ -21,15 +21,9 @@ from wsi_pipeline.engine.execution import Execution
 from wsi_pipeline.facts import BundleFacts, SlideFacts
 from wsi_pipeline.night.outcome import Outcome
 from wsi_pipeline.night.report import NightReport
+from wsi_pipeline.outputs.interval import Interval
 from wsi_pipeline.outputs.provenance import Provenance
-from wsi_pipeline.outputs.summary import (
-    Cellularity,
-    Histogram,
-    Interval,
-    Quality,
-    SlideSummary,
-    TileCounts,
-)
+from wsi_pipeline.outputs.summary import Cellularity, Histogram, Quality, SlideSummary, TileCounts
 
 SUMMARY = SlideSummary(
     status="scored",

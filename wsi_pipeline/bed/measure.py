@@ -12,9 +12,10 @@ import shapely
 from numpy.typing import NDArray
 
 from wsi_pipeline.bed.outline import Bed
+from wsi_pipeline.outputs.interval import bed_interval
 from wsi_pipeline.outputs.maps import Maps
 from wsi_pipeline.outputs.score_map import ScoreMap
-from wsi_pipeline.outputs.summary import BedFigures, bed_interval
+from wsi_pipeline.outputs.summary import BedFigures
 
 SAMPLES = 2
 """Points along a cell's side that decide how much of it lies in the bed."""

@@ -1,7 +1,7 @@
 """How far a slide's figures are to be trusted: whether it is like what errors were measured on.
 
 The interval of a mean joins two errors: how the mean would vary with other tissue of the same kind
-(`summary.block_bootstrap`), and how far the model is off on a whole patient, which no amount of
+(`interval.block_bootstrap`), and how far the model is off on a whole patient, which no amount of
 tissue averages away. Both are taken for independent and normal.
 """
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.score_error import LEVEL, ScoreError, stain_of
-from wsi_pipeline.outputs.summary import Interval, Quality, SlideSummary
+from wsi_pipeline.outputs.interval import Interval
+from wsi_pipeline.outputs.summary import Quality, SlideSummary
 
 BLURRED_FROM = 0.5
 """Share of the tissue out of focus from which a slide is none that errors were measured on."""
@@ -97,7 +98,7 @@ class Reliability:
             parts.append(f"how the tissue varies (deviation {100 * of_tissue:.1f} %)")
         if self.unlike:
             why = " and ".join(UNLIKE[way] for way in self.unlike)
-            parts.append(f"the former widened {self.widen:.1f} times, since {why}")
+            parts.append(f"the model's error widened {self.widen:.1f} times, since {why}")
         return Interval(
             low=round(max(0.0, mean - half), 6),
             high=round(min(1.0, mean + half), 6),

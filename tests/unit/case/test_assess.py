@@ -8,7 +8,8 @@ from wsi_pipeline.case.assess import Block, assess
 from wsi_pipeline.case.entries import CaseEntries, read_entries
 from wsi_pipeline.case.worksheet import worksheet, write_case
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.outputs.summary import BedFigures, Interval
+from wsi_pipeline.outputs.interval import Interval
+from wsi_pipeline.outputs.summary import BedFigures
 
 ENTERED = {
     "case": "Case 17",

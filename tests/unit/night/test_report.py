@@ -26,12 +26,12 @@ from wsi_pipeline.night import report_page, report_table
 from wsi_pipeline.night.outcome import Outcome
 from wsi_pipeline.night.report import ORDER, NightReport
 from wsi_pipeline.night.report_folder import write_report
+from wsi_pipeline.outputs.interval import Interval
 from wsi_pipeline.outputs.provenance import Provenance
 from wsi_pipeline.outputs.summary import (
     BedFigures,
     Cellularity,
     Histogram,
-    Interval,
     Quality,
     SlideSummary,
     TileCounts,

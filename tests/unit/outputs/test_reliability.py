@@ -6,8 +6,9 @@ import pytest
 import wsi_pipeline as wsi
 from tests.helpers.real_slides import SAMPLE
 from tests.unit.model.test_score_error import ERRORS
+from wsi_pipeline.outputs.interval import Interval
 from wsi_pipeline.outputs.reliability import Reliability, judged, reliability_of
-from wsi_pipeline.outputs.summary import Interval, Quality
+from wsi_pipeline.outputs.summary import Quality
 
 SAMPLING = Interval(low=0.3, high=0.5, level=0.95, method="blocks")
 

@@ -7,16 +7,9 @@ from scipy.ndimage import gaussian_filter
 from tests.helpers.made import settings_of
 from wsi_pipeline.engine.execution import Execution
 from wsi_pipeline.facts import BundleFacts, SlideFacts
+from wsi_pipeline.outputs.interval import block_bootstrap, block_side_um, spatial_blocks
 from wsi_pipeline.outputs.provenance import Provenance
-from wsi_pipeline.outputs.summary import (
-    HISTOGRAM_BINS,
-    SlideSummary,
-    block_bootstrap,
-    block_side_um,
-    spatial_blocks,
-    summarise,
-    write_summary,
-)
+from wsi_pipeline.outputs.summary import HISTOGRAM_BINS, SlideSummary, summarise, write_summary
 from wsi_pipeline.slide.mpp import POWER
 from wsi_pipeline.tile_data import TileTable
 
