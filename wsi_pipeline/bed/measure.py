@@ -51,7 +51,7 @@ def measure(bed: Bed, maps: Maps, *, min_coverage: float) -> BedFigures:
     return BedFigures(
         source=bed.source,
         parts=len(bed.area.geoms),
-        area_mm2=round(bed.area.area * mm**2, 4),
+        area_mm2=round(bed.area.area * mm**2, 6),
         longest_mm=round(extent.longest * mm, 3),
         across_mm=round(extent.across * mm, 3),
         cellularity=None if mean is None else round(min(1.0, mean), 6),

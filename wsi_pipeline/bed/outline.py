@@ -30,6 +30,10 @@ MAX_BYTES = 64 << 20
 OUTSIDE_SHARE = 0.01
 """Share of a bed that may lie beyond the slide, as a hand slips at its edge; it is cut off."""
 
+LEAST_PX = 1000
+"""Square pixels of level 0 that a bed has at least: less is no bed, but a unit that was taken for
+another."""
+
 Source = Literal["drawn", "proposed"]
 
 
@@ -116,7 +120,13 @@ def drawn_bed(area: shapely.MultiPolygon, l0_slide: Box, origin: str, slide: str
             f"{origin}: {share:.0%} of the bed lies beyond {slide}, which has {l0_slide.width} × "
             f"{l0_slide.height} px. It is another slide's, or not in pixels of its level 0."
         )
-    return Bed(_whole_pixels(inside), "drawn")
+    bed = _whole_pixels(inside)
+    if bed.area < LEAST_PX:
+        raise ConfigError(
+            f"{origin}: the bed has {merged.area:,.0f} square pixels, less than a nucleus or two. Is "
+            f"it in pixels of the slide's level 0, or perhaps in µm or mm? Export it again."
+        )
+    return Bed(bed, "drawn")
 
 
 def proposed_bed(area: shapely.Geometry) -> Bed | None:
