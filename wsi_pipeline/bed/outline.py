@@ -123,8 +123,8 @@ def drawn_bed(area: shapely.MultiPolygon, l0_slide: Box, origin: str, slide: str
     bed = _whole_pixels(inside)
     if bed.area < LEAST_PX:
         raise ConfigError(
-            f"{origin}: the bed has {merged.area:,.0f} square pixels, less than a nucleus or two. Is "
-            f"it in pixels of the slide's level 0, or perhaps in µm or mm? Export it again."
+            f"{origin}: the bed has {merged.area:,.0f} square pixels, less than a nucleus or two. "
+            f"Is it in pixels of the slide's level 0, or perhaps in µm or mm? Export it again."
         )
     return Bed(bed, "drawn")
 
