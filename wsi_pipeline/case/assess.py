@@ -179,8 +179,8 @@ def _cellularity(entries: CaseEntries, blocks: tuple[Block, ...]) -> tuple[Term,
     if entries.cellularity_percent is not None:
         entered = entries.cellularity_percent
         return _term("cellularity", entered, "%", "entered", "by the pathologist"), None
-    if (todo := _undrawn(blocks)) is not None:
-        return _term("cellularity", None, "%", "missing", todo), None
+    if (wanted := _undrawn(blocks)) is not None:
+        return _term("cellularity", None, "%", "missing", wanted), None
     beds = [block.bed for block in blocks if block.bed is not None]
     area = sum(bed.area_mm2 for bed in beds)
     shares = [bed.area_mm2 / area for bed in beds]
@@ -204,15 +204,15 @@ def _diameters(entries: CaseEntries, blocks: tuple[Block, ...]) -> tuple[Term, T
             _term(n, v, "mm", "entered", how) for n, v in zip(names, entered, strict=True)
         )
         return longest, across
-    if (todo := _undrawn(blocks)) is not None:
-        longest, across = (_term(name, None, "mm", "missing", todo) for name in names)
+    if (wanted := _undrawn(blocks)) is not None:
+        longest, across = (_term(name, None, "mm", "missing", wanted) for name in names)
         return longest, across
     if len(blocks) > 1:
-        todo = (
+        wanted = (
             "enter tumour_bed_mm from the specimen: a bed that reaches over several blocks cannot "
             "be measured on one of them"
         )
-        longest, across = (_term(name, None, "mm", "missing", todo) for name in names)
+        longest, across = (_term(name, None, "mm", "missing", wanted) for name in names)
         return longest, across
     bed = blocks[0].bed
     assert bed is not None  # noqa: S101 - `_undrawn` has seen to it
@@ -233,10 +233,10 @@ def _entered(entries: CaseEntries) -> tuple[Term, ...]:
         ("largest metastasis", metastasis, "mm", "enter largest_metastasis_mm"),
     )
     return tuple(
-        _term(name, None, unit, "missing", todo)
+        _term(name, None, unit, "missing", wanted)
         if value is None
         else _term(name, float(value), unit, "entered", "by the pathologist")
-        for name, value, unit, todo in asked
+        for name, value, unit, wanted in asked
     )
 
 
