@@ -52,6 +52,12 @@ class ShardPixels:
     rgb: NDArray[np.uint8]
     measures: Measures
 
+    def of(self, rows: NDArray[np.int64]) -> Self:
+        """Return some of the tiles, int64 [m], in their order there."""
+        found = self.measures
+        measures = Measures(found.blur[rows], found.pen[rows], found.readable[rows])
+        return type(self)(self.rgb[rows], measures)
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:

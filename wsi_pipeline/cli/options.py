@@ -30,6 +30,14 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Threads that read the 
 KeepTiles = Annotated[
     bool | None, typer.Option("--keep-tiles", help="Keep the tiles' pixels in the store.")
 ]
+Precision = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        max=0.5,
+        help="Score only as many tiles as tell the mean to within this, e.g. 0.02 for ± 2 %.",
+    ),
+]
 BedFile = Annotated[
     Path | None,
     typer.Option("--bed", help="Outline of the tumour bed: GeoJSON, in level-0 pixels."),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.night.report import NightReport
     from wsi_pipeline.night.run import Attempt
     from wsi_pipeline.night.worker_protocol import Event, Job
+    from wsi_pipeline.outputs.estimate import Estimate
     from wsi_pipeline.outputs.summary import SlideSummary
 
 screen = Console(stderr=True)
@@ -110,14 +111,21 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
 
 
 def show_outcomes(
-    outcomes: dict[str, SlideSummary | Exception], known: set[str], out: Path
+    outcomes: dict[str, SlideSummary | Estimate | Exception], known: set[str], out: Path
 ) -> None:
     """Show how each slide ended, as a table."""
+    from wsi_pipeline.outputs.estimate import ESTIMATE_PICTURE, Estimate
+
     rows = []
     for name, outcome in outcomes.items():
         already = "already " if name in known else ""
         if isinstance(outcome, Exception):
             rows.append((name, "failed", "", "", ""))
+        elif isinstance(outcome, Estimate):
+            figure = f"{outcome.low:.1%} to {outcome.high:.1%}, about {outcome.mean:.1%}"
+            path = str(out / name / ESTIMATE_PICTURE)
+            tiles = f"{outcome.scored} of {outcome.tiles}"
+            rows.append((name, f"estimated, {outcome.of}", tiles, figure, path))
         elif outcome.status == "refused":
             rows.append((name, f"{already}refused: {outcome.reason or ''}", "", "", ""))
         else:

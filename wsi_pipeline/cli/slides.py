@@ -20,6 +20,7 @@ from wsi_pipeline.cli.options import (
     MppOverride,
     OneSlide,
     Out,
+    Precision,
     Slides,
     Workers,
 )
@@ -36,6 +37,8 @@ from wsi_pipeline.shown import shown
 
 if TYPE_CHECKING:
     from wsi_pipeline.model.bundle import ModelBundle
+    from wsi_pipeline.outputs.estimate import Estimate
+    from wsi_pipeline.outputs.summary import SlideSummary
 
 
 @app.command()
@@ -110,13 +113,15 @@ def score(
     workers: Workers = None,
     keep_tiles: KeepTiles = None,
     bed: BedFile = None,
+    precision: Precision = None,
 ) -> None:
     """Score slides; the same command goes on where it was interrupted.
 
-    The exit code is 0 only if every slide was scored.
+    With a precision, an estimate of each slide's mean (of its bed's with --bed) is left, estimate.*
+    in its folder; the same command without goes on from there to the result. The exit code is 0
+    only if every slide was scored.
     """
     from wsi_pipeline.night.config import NightConfig
-    from wsi_pipeline.outputs.summary import SlideSummary
     from wsi_pipeline.scoring.filing import file_slide, name_unread
     from wsi_pipeline.scoring.pipeline import score_slide
     from wsi_pipeline.scoring.scorer import start_engine
@@ -134,7 +139,7 @@ def score(
     if bed is not None and len(folders) != 1:
         raise ConfigError(f"--bed {bed}: a bed is of one slide, and here are {len(folders)}.")
     engine = start_engine(_load_bundle(bundle), settings)
-    outcomes: dict[str, SlideSummary | Exception] = {}
+    outcomes: dict[str, SlideSummary | Estimate | Exception] = {}
     known: set[str] = set()
     for number, (path, folder) in enumerate(folders.items(), start=1):
         name = name_unread(path, settings.names)
@@ -143,6 +148,13 @@ def score(
             file = file_slide(path, settings.names, folder)
             name = file.folder
             with progress(name) as advance:
+                if precision is not None:
+                    from wsi_pipeline.scoring.estimate import estimate_slide
+
+                    outcomes[name] = estimate_slide(
+                        file, out, engine, settings, precision, advance, bed=bed
+                    )
+                    continue
                 outcomes[name] = score_slide(
                     file,
                     out,
@@ -156,8 +168,8 @@ def score(
             outcomes[name] = error
             show_error(error)
     show_outcomes(outcomes, known, out)
-    if not all(
-        isinstance(outcome, SlideSummary) and outcome.status == "scored"
+    if any(
+        isinstance(outcome, Exception) or getattr(outcome, "status", "") == "refused"
         for outcome in outcomes.values()
     ):
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ from PIL import Image
 from wsi_pipeline.files import atomic_path
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.outputs.colours import colour_map
+from wsi_pipeline.outputs.estimate import Estimate
 from wsi_pipeline.outputs.overlay import Drawn
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.outputs.thumbnails import PNG_EFFORT
@@ -92,31 +93,49 @@ def draw(axes: Axes, drawing: Drawing) -> None:
     )
 
 
-def entitle(axes: Axes, summary: SlideSummary) -> None:
+def entitle(axes: Axes, said: SlideSummary | Estimate) -> None:
     """Write above a drawing which slide it is, what its figure is a mean of, and of which model."""
-    bundle, cellularity = summary.provenance.bundle, summary.cellularity
-    lines = [_short(summary.provenance.slide.name)]
-    if cellularity is not None:
-        interval = cellularity.mean_95_interval
-        within = (
-            f" (95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} %)"
-            if interval
-            else ""
-        )
-        lines.append(f"Mean over all tissue {100 * cellularity.mean:.1f} %{within}")
+    bundle = said.provenance.bundle
     what = ", a demonstration model" if bundle.demonstration else ""
-    lines.append(f"{_short(bundle.name)} {_short(bundle.version)}{what}. Research use only.")
+    lines = [
+        _short(said.provenance.slide.name),
+        *(_of_estimate(said) if isinstance(said, Estimate) else _of_summary(said)),
+        f"{_short(bundle.name)} {_short(bundle.version)}{what}. Research use only.",
+    ]
     # Not as mathematics: a name may hold dollar signs.
     axes.set_title("\n".join(map(shown, lines)), loc="left", fontsize="small", parse_math=False)
 
 
-def write_picture(path: Path, drawing: Drawing, summary: SlideSummary) -> None:
+def _of_summary(summary: SlideSummary) -> list[str]:
+    cellularity = summary.cellularity
+    if cellularity is None:
+        return []
+    interval = cellularity.mean_95_interval
+    within = (
+        f" (95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} %)"
+        if interval
+        else ""
+    )
+    return [f"Mean over all tissue {100 * cellularity.mean:.1f} %{within}"]
+
+
+def _of_estimate(estimate: Estimate) -> list[str]:
+    where = {"tissue": "all tissue", "bed": "the tumour bed"}[estimate.of]
+    bounds = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f} %"
+    within = f" ({100 * estimate.level:.0f} % interval {bounds})"
+    return [
+        f"Mean over {where} about {100 * estimate.mean:.1f} %{within}",
+        f"Estimated from {estimate.scored:,} of {estimate.tiles:,} tiles; nothing else was scored",
+    ]
+
+
+def write_picture(path: Path, drawing: Drawing, said: SlideSummary | Estimate) -> None:
     """Write a drawing with its title as a PNG, as wide as a screen."""
     size_in = (_PICTURE_IN, height_in(drawing, _PICTURE_IN))
     figure = Figure(figsize=size_in, dpi=_DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     draw(axes, drawing)
-    entitle(axes, summary)
+    entitle(axes, said)
     options = {"compress_level": PNG_EFFORT}
     with atomic_path(path) as partial:
         # matplotlib would name its version, and two machines would give two files.

@@ -4,6 +4,7 @@
 
     summary.json, cellularity.ome.tiff …    a finished result; the summary names every file
     tiles.zarr                              its store
+    estimate.json, estimate.ome.tiff …      what part of the tiles says; gone once all are scored
     .next/                                  the result that is being made, with its store where
                                             the one above is another result's
     .lock, run.log
@@ -25,6 +26,7 @@ from pydantic import ValidationError
 
 from wsi_pipeline.errors import InUseError, OutputError, StoreError
 from wsi_pipeline.files import read_regular, refuse_odd_files
+from wsi_pipeline.outputs.estimate import ESTIMATE_FILES
 from wsi_pipeline.outputs.provenance import Provenance, Settings
 from wsi_pipeline.outputs.summary import OutputFile, SlideSummary, write_summary
 from wsi_pipeline.slide.access import AWAY
@@ -137,6 +139,8 @@ def roll_forward(folder: Path) -> None:
             (staged / name).replace(folder / name)
         elif name not in summary.outputs:
             (folder / name).unlink(missing_ok=True)
+    for name in ESTIMATE_FILES:
+        (folder / name).unlink(missing_ok=True)
     _flush(folder)
     (staged / SUMMARY).replace(folder / SUMMARY)
     _flush(folder)

@@ -34,7 +34,7 @@ from wsi_pipeline.outputs.summary import SlideSummary, summarise
 from wsi_pipeline.outputs.thumbnails import picture_mpp, write_tissue_pictures
 from wsi_pipeline.outputs.write import require_scored, write_numbers, write_pictures
 from wsi_pipeline.report.shown import PICTURE_PX, REPORT, Shown, flagged_tiles
-from wsi_pipeline.scoring.beds import bed_to_take
+from wsi_pipeline.scoring.begun import begun
 from wsi_pipeline.scoring.config import ScoreConfig
 from wsi_pipeline.scoring.folder import (
     SUMMARY,
@@ -45,12 +45,12 @@ from wsi_pipeline.scoring.folder import (
     settle,
     store_place,
 )
-from wsi_pipeline.scoring.identity import provenance_of, tiling_facts
-from wsi_pipeline.scoring.opening import SlideContent, errors_named, filed, open_filed
+from wsi_pipeline.scoring.identity import tiling_facts
+from wsi_pipeline.scoring.opening import errors_named, filed, open_filed
 from wsi_pipeline.scoring.run_log import log_file, stage
 from wsi_pipeline.scoring.score_tiles import ModelSlot, Progress, fill_and_score
-from wsi_pipeline.scoring.scorer import Scorer, require_fit
-from wsi_pipeline.scoring.verify import finished, store_to_write_from
+from wsi_pipeline.scoring.scorer import Scorer
+from wsi_pipeline.scoring.verify import store_to_write_from
 from wsi_pipeline.slide.files import SlideFile
 from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tile_data import TileTable
@@ -101,68 +101,51 @@ def score_slide(
         WsiError: if the slide cannot be scored at all.
 
     """
-    require_fit(engine, config)
-    settings = config.settings(engine.bundle)
-    errors = config.errors_of(engine.bundle)
-    file = filed(found, config)
-    folder = out / file.folder
-    with exclusive(folder), log_file(folder / "run.log"), errors_named(file):
-        log.info("Scoring %s with %s", folder.name, engine.bundle.card.name)
-        start = time.perf_counter()
-        roll_forward(folder)
-        with open_filed(file, config) as slide:
-            content = SlideContent.of(slide, file)
-            drawn = bed_to_take(folder, bed, slide, content.digest)
-            settings = settings.model_copy(update={"bed": None if drawn is None else drawn.digest})
-            done = finished(folder, content.digest, settings)
-            if done is not None:
-                log.info("Already scored with this bundle and configuration; nothing to do")
-                on_known()
-                return done
-            require_resolution(slide.mpp, config.grid, slide.name)
-            staged = prepare(folder)
-            mask = find_tissue(slide, staged, config)
-            kept = store_to_write_from(folder, content.digest, settings, config.store)
-            if kept is not None:
-                log.warning("Its outputs are not what they were; they are written again")
-                store, provenance = kept
-            else:
-                tiling = tiling_facts(slide, content.digest, config)
-                provenance = provenance_of(slide, tiling, settings, engine, errors)
-                try:
-                    grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
-                except TissueError as error:
-                    content.require_unchanged()
-                    summary = settle(folder, _refusal(error, mask, slide, provenance, config))
-                    _log_end(summary, start)
-                    return summary
-                place = store_place(
-                    folder, config.store, provenance.tiling_digest, provenance.scoring_digest
-                )
-                store = open_store(place, grid, tiling)
-                fill_and_score(
-                    slide,
-                    store,
-                    engine,
-                    config,
-                    location=file.location,
-                    about=provenance.slide,
-                    progress=progress,
-                    model_slot=model_slot,
-                )
-            require_in_place(folder)
-            with stage("outputs"):
-                summary = _write(staged, store, mask, slide, provenance, config, drawn)
-                try:
-                    content.require_unchanged()
-                except SlideChangedError:
-                    store.set_aside()  # nobody can tell of which bytes its scores are
-                    raise
-            if not config.keep_tiles:
-                store.drop_pixels()
-            summary = settle(folder, summary)
-            _log_end(summary, start)
-            return summary
+    with begun(found, out, engine, config, bed) as at:
+        folder, slide, start = at.folder, at.slide, time.perf_counter()
+        if at.done is not None:
+            log.info("Already scored with this bundle and configuration; nothing to do")
+            on_known()
+            return at.done
+        staged = prepare(folder)
+        mask = find_tissue(slide, staged, config)
+        kept = store_to_write_from(folder, at.content.digest, at.settings, config.store)
+        if kept is not None:
+            log.warning("Its outputs are not what they were; they are written again")
+            store, provenance = kept
+        else:
+            tiling, provenance = at.identity(engine, config)
+            try:
+                grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
+            except TissueError as error:
+                at.content.require_unchanged()
+                summary = settle(folder, _refusal(error, mask, slide, provenance, config))
+                _log_end(summary, start)
+                return summary
+            store = open_store(at.store_place(config, provenance), grid, tiling)
+            fill_and_score(
+                slide,
+                store,
+                engine,
+                config,
+                location=at.file.location,
+                about=provenance.slide,
+                progress=progress,
+                model_slot=model_slot,
+            )
+        require_in_place(folder)
+        with stage("outputs"):
+            summary = _write(staged, store, mask, slide, provenance, config, at.drawn)
+            try:
+                at.content.require_unchanged()
+            except SlideChangedError:
+                store.set_aside()  # nobody can tell of which bytes its scores are
+                raise
+        if not config.keep_tiles:
+            store.drop_pixels()
+        summary = settle(folder, summary)
+        _log_end(summary, start)
+        return summary
 
 
 def tile_slide(

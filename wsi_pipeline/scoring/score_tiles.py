@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsi_pipeline.cluster.driver import Cluster
 from wsi_pipeline.engine.base import Engine
 from wsi_pipeline.facts import SlideFacts
@@ -24,6 +27,7 @@ from wsi_pipeline.slide.slide import Slide
 from wsi_pipeline.tile_data import Measures, Scores, ShardPixels, TileState
 from wsi_pipeline.tiles.fill import Pixels, fill
 from wsi_pipeline.tiles.store import TileStore
+from wsi_pipeline.tiles.store_rows import commit_rows
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +70,7 @@ def fill_and_score(
         ClusterError: if the cluster is lost.
 
     """
-    scoring = scoring_facts(engine)
-    card = engine.bundle.card
-    told = card.architecture.tells_areas and engine.config.class_fractions
-    store.begin_scoring(
-        scoring.model_dump(mode="json"),
-        len(scoring.classes),
-        squares=card.tile_px // SQUARE_PX if told else None,
-    )
+    begin(store, engine)
     before = store.n_scored
     if before:
         log.info("%d tiles had been scored by an earlier run", before)
@@ -102,6 +99,18 @@ def fill_and_score(
     log.info("%d tiles scored, %.2f tiles/s", scored, scored / seconds)
     if slide.repaired_reads:
         log.warning("%d reads succeeded only at a second try", slide.repaired_reads)
+
+
+def begin(store: TileStore, engine: Scorer) -> None:
+    """Make room for a model's scores, or go on with those of the very same model and config."""
+    scoring = scoring_facts(engine)
+    card = engine.bundle.card
+    told = card.architecture.tells_areas and engine.config.class_fractions
+    store.begin_scoring(
+        scoring.model_dump(mode="json"),
+        len(scoring.classes),
+        squares=card.tile_px // SQUARE_PX if told else None,
+    )
 
 
 def _fill_and_score_here(
@@ -133,7 +142,7 @@ def score_shards(
     shards: Iterator[tuple[slice, ShardPixels]],
     on_scored: Callable[[int], None] = lambda _count: None,
 ) -> None:
-    """Score shards as they come; those that have been scored already are passed over.
+    """Score shards as they come; tiles that have been scored already are passed over.
 
     Args:
         store: where scores go.
@@ -147,15 +156,27 @@ def score_shards(
         store.commit_scores(shard, measures, scores)
         on_scored(int(measures.readable.sum()))
 
+    def commit_some(rows: NDArray[np.int64], measures: Measures, scores: Scores | None) -> None:
+        commit_rows(store, rows, measures, scores)
+        on_scored(len(rows))
+
     commits: deque[Future[None]] = deque()
     waited = 0.0
     start = time.perf_counter()
     with ThreadPoolExecutor(1, thread_name_prefix="committing") as committer:
         for shard, pixels in shards:
             waited += time.perf_counter() - start
-            if not (store.state(shard) == TileState.SCORED).any():
+            scored = store.state(shard) == TileState.SCORED
+            if not scored.any():
                 scores = _scores_of(pixels, engine)
                 commits.append(committer.submit(commit, shard, pixels.measures, scores))
+            elif not scored.all():
+                rows = np.flatnonzero(~scored)
+                found = pixels.of(rows)
+                scores = _scores_of(found, engine)
+                commits.append(
+                    committer.submit(commit_some, shard.start + rows, found.measures, scores)
+                )
             while len(commits) > COMMITS_BEHIND:
                 commits.popleft().result()
             start = time.perf_counter()

@@ -9,7 +9,7 @@ behind.
 import logging
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -74,21 +74,32 @@ def read_shard(
     tile_px: int,
     memory: NDArray[np.uint8] | None = None,
 ) -> ShardPixels:
-    """Read and measure the tiles of one shard; those that cannot be read are marked, and black.
+    """Read and measure the tiles of one shard; see `read_tiles`."""
+    return read_tiles(slide, grid, range(shard.start, shard.stop), tile_px, memory)
+
+
+def read_tiles(
+    slide: Slide,
+    grid: TileGrid,
+    indices: Sequence[int],
+    tile_px: int,
+    memory: NDArray[np.uint8] | None = None,
+) -> ShardPixels:
+    """Read and measure tiles; those that cannot be read are marked, and black.
 
     Args:
         slide: to read from.
         grid: the slide's.
-        shard: the tiles.
+        indices: of the tiles.
         tile_px: side of a tile in pixels.
         memory: uint8 [at least n, tile_px, tile_px, 3] to put the pixels into.
 
     """
-    count = shard.stop - shard.start
+    count = len(indices)
     rgb = np.empty((count, tile_px, tile_px, 3), np.uint8) if memory is None else memory[:count]
     blur, pen = np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32)
     readable = np.ones(count, np.bool_)
-    for row, index in enumerate(range(shard.start, shard.stop)):
+    for row, index in enumerate(indices):
         tile = read_tile(slide, grid, index, tile_px)
         if tile is None:
             readable[row] = False

@@ -75,16 +75,7 @@ class TileStore:
     def create(
         cls, path: StorePath, grid: TileGrid, *, tile_px: int, tiling: Mapping[str, Any]
     ) -> Self:
-        """Create a store that appears under its name only when it is complete.
-
-        Args:
-            path: of the store; must not exist.
-            grid: the tiles.
-            tile_px: side of a tile in pixels.
-            tiling: identity of the slide and the whole tiling configuration; its digest is the
-                store's.
-
-        """
+        """Create a store that appears under its name only when it is complete; see `make_store`."""
         partial = path.with_name(f".partial-{path.name}")
         remove(partial)
         make_store(partial, grid, tile_px=tile_px, tiling=tiling)
@@ -279,7 +270,7 @@ class TileStore:
         """Read the areas of cells and tissue of a scored shard, as `Scores` has them.
 
         Returns:
-            uint8 [n, 2, rows, columns], 0 where no tile was scored; None if none are stored.
+            uint8 [n, 2, rows, columns], 0 where no tile is scored; None if none are stored.
 
         Raises:
             DamagedStoreError: if they are damaged on disk, or gone.
@@ -287,7 +278,9 @@ class TileStore:
         """
         if CELL_AREA not in self.score_arrays:
             return None
-        return np.asarray(self.arrays.read(CELL_AREA, shard), np.uint8)
+        scored = (self._state[shard] == TileState.SCORED).any()
+        read = self.arrays.read if scored else self.arrays.read_or_fill
+        return np.asarray(read(CELL_AREA, shard), np.uint8)
 
     def commit_scores(
         self,
@@ -328,18 +321,24 @@ class TileStore:
         remove(self.path / PIXELS)
 
     def table(self) -> TileTable:
-        """Return all that is known of each tile of a scored store.
+        """Return all that is known of each tile.
 
         Raises:
             DamagedStoreError: if the store was deleted, damaged or changed since it was opened.
 
         """
         grid = self.grid
-        if not np.array_equal(self.arrays.read(STATE), self._state):
-            raise self.arrays.broken("what was stored of its tiles is gone")
+        read = self.arrays.read if self.is_scored else self.arrays.read_or_fill
         columns = {
-            name: np.asarray(self.arrays.read(name), np.float32) for name in (*MEASURES, *SCORES)
+            name: np.asarray(read(name, slice(0, len(self))), np.float32)
+            for name in (*MEASURES, *SCORES)
         }
+        scored = self._state == TileState.SCORED
+        same = np.array_equal(self.committed_state(slice(None)), self._state)
+        if not same or not np.isfinite(columns["cellularity"][scored]).all():
+            raise self.arrays.broken("what was stored of its tiles is gone")
+        for name in SCORES:  # a run may have been killed before it said that they are whole
+            columns[name][~scored] = np.nan
         return TileTable(
             l0_xy=grid.l0_xy, m_xy=grid.m_xy, tissue=grid.tissue, inside=grid.inside, **columns
         )

@@ -143,7 +143,9 @@ def _whole(store: TileStore, names: tuple[str, ...]) -> NDArray[np.bool_]:
 def _healed(state: NDArray[np.uint8], *, measured: np.bool_, scored: np.bool_) -> NDArray[np.uint8]:
     """Return what is true of a shard, given whether what was measured and scored is sound."""
     none = (state == TileState.PENDING).all()
-    if none or (measured and (scored or not (state >= TileState.SCORED).all())):
+    # Single tiles may have been scored, by `store_rows`.
+    has_scores = (state >= TileState.SCORED).all() or (state == TileState.SCORED).any()
+    if none or (measured and (scored or not has_scores)):
         return state
     if measured and (state == TileState.SCORED).any():
         return np.where(state == TileState.SCORED, TileState.STORED, state).astype(np.uint8)

@@ -5,17 +5,13 @@ the file written or none of it. Whatever happens, what is read is what was commi
 is let alone comes to the same figures.
 """
 
-import os
 import shutil
-import signal
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-import zarr.storage._local as zarr_local
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -27,6 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.helpers.killing import killed_at
 from tests.helpers.store_runs import CLASSES, TILE, MeanModel, NoisySlide, figures, grid_of
 from wsi_pipeline.errors import DamagedStoreError
 from wsi_pipeline.geometry import Size
@@ -51,37 +48,6 @@ def tiles_of(shard: slice) -> ShardPixels:
     rgb[~readable] = 0
     measure = np.arange(shard.start, shard.stop, dtype=np.float32)
     return ShardPixels(rgb, Measures(measure, measure + 100, readable))
-
-
-def killed_at(write: int, part: float, action: Callable[[], object]) -> bool:
-    """Do something in a child that is killed at one of its writes; return whether it was."""
-    child = os.fork()
-    if not child:
-        try:
-            signal.alarm(120)  # in case it hangs
-            left = write
-            put = zarr_local._put
-
-            def fatal(path, value, exclusive=False):
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    content = value.to_bytes()
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    partial = path.with_suffix(".0123abcd.partial")
-                    partial.write_bytes(content[: int(len(content) * part)])
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return put(path, value, exclusive)
-
-            zarr_local._put = fatal
-            action()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if not os.WIFSIGNALED(status):
-        return False
-    assert os.WTERMSIG(status) == signal.SIGKILL, "it hung"
-    return True
 
 
 class Beside(RuleBasedStateMachine):
