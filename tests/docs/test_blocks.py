@@ -62,6 +62,7 @@ NOT_RUN = {
     ("docs/benchmark.md", "takes=minutes"): 1,
     ("docs/nightly.md", "needs=root"): 12,
     ("docs/nightly.md", "needs=Slack"): 1,
+    ("docs/other-programs.md", "needs=PACS"): 1,
     ("docs/results.md", "takes=minutes"): 1,
     ("docs/scaling.md", "needs=cluster"): 1,
     ("docs/security.md", "needs=PyPI"): 1,

@@ -110,14 +110,38 @@ def export(
     qupath: Annotated[
         bool, typer.Option("--qupath", help="Write scripts for QuPath into FOLDER/qupath.")
     ] = False,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="Write map and figures as DICOM into FOLDER/dicom.")
+    ] = False,
+    to: Annotated[
+        str | None, typer.Option("--to", help="DICOMweb address that gets the DICOM files too.")
+    ] = None,
+    slide: Annotated[
+        str | None, typer.Option(help="The slide's file or folder, if it is DICOM.")
+    ] = None,
 ) -> None:
     """Write a finished result in the forms of other programs."""
     from wsi_pipeline.export.ome_zarr import write_ome_zarr
     from wsi_pipeline.export.qupath import write_qupath
 
-    if ome_zarr is None and not qupath:
-        raise ConfigError("Nothing to export. Name a form: --ome-zarr NAME.ome.zarr or --qupath.")
+    if ome_zarr is None and not qupath and not dicom:
+        raise ConfigError(
+            "Nothing to export. Name a form: --ome-zarr NAME.ome.zarr, --qupath or --dicom."
+        )
+    if to is not None and not dicom:
+        raise ConfigError(f"--to {to}: only DICOM files can be sent there. Add --dicom.")
     if ome_zarr is not None:
         typer.echo(shown(f"{write_ome_zarr(folder, ome_zarr)}"))
     if qupath:
         typer.echo(shown(f"{write_qupath(folder)}"))
+    if dicom:
+        from wsi_pipeline.export.dicom import write_dicom
+        from wsi_pipeline.export.dicom_web import send
+        from wsi_pipeline.scoring.slide_arguments import one_slide
+
+        files = write_dicom(folder, None if slide is None else one_slide(slide))
+        for file in files:
+            typer.echo(shown(file))
+        if to is not None:
+            sent = send(files, to)
+            typer.echo(shown(f"{sent} of {len(files)} sent to {to}; the others were there."))

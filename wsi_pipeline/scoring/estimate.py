@@ -162,7 +162,7 @@ def estimate_slide(
                         raise
                     _write(at, estimate, maps(), config.overlay)
                     return estimate
-                rounds = _next(rounds, half / precision)
+                rounds = next_rounds(rounds, half / precision)
     log.info("All of its tiles are needed for ± %g", precision)
     return score_slide(found, out, engine, config, progress, bed=bed, model_slot=model_slot)
 
@@ -235,7 +235,7 @@ def _estimated(target: Target, draw: Draw, drawn: NDArray[np.bool_]) -> tuple[fl
     return mean * target.share, half * target.share
 
 
-def _next(rounds: int, too_wide: float) -> int:
+def next_rounds(rounds: int, too_wide: float) -> int:
     """Return the rounds to look after next, of an interval that is so many times too wide."""
     return max(rounds + 1, min(math.ceil(rounds * GROWTH), math.ceil(rounds * too_wide**2)))
 

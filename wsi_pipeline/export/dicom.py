@@ -1,0 +1,78 @@
+"""A result as DICOM: the map as a Parametric Map, the figures as a structured report (TID 1500).
+
+::
+
+    FOLDER/dicom/
+        cellularity.dcm     the finest map, in %, tiled, where it lies on the slide
+        colours.dcm         its palette, a presentation state
+        report.dcm          the slide's and its bed's figures, in coded terms
+
+UIDs follow from digests, and dates are those at which the result was written, in UTC: writing the
+same result again gives the same bytes. Nothing is said of a patient that the slide does not say
+itself, and nothing at all under a pseudonym (`names: digest`).
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydicom import Dataset
+
+from wsi_pipeline.errors import ConfigError, OutputError, ResultError
+from wsi_pipeline.export.dicom_source import source_of
+from wsi_pipeline.files import atomic_path
+from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
+from wsi_pipeline.scoring.folder import SUMMARY, read_summary
+
+FOLDER = "dicom"
+MAP, COLOURS, REPORT = "cellularity.dcm", "colours.dcm", "report.dcm"
+
+
+def write_dicom(folder: Path, location: str | None = None) -> list[Path]:
+    """Write a finished result as DICOM.
+
+    Args:
+        folder: the slide's.
+        location: the slide's file or folder, which a slide that is DICOM needs.
+
+    Returns:
+        the paths of the files.
+
+    Raises:
+        ResultError: if there is no scored result.
+        ConfigError: if the slide is missing or another, or the extra is.
+        OutputError: if the folder cannot be written.
+
+    """
+    try:
+        from wsi_pipeline.export.dicom_map import colours_of, parametric_map
+        from wsi_pipeline.export.dicom_report import structured_report
+    except ImportError as error:
+        raise ConfigError(
+            f"DICOM needs a package that is not installed ({error.name}). Run: "
+            'pip install "wsi-pipeline[dicom]"'
+        ) from error
+    summary = read_summary(folder)
+    if summary is None or summary.cellularity is None:
+        raise ResultError(f"{folder}: there is no finished result here. Run `wsi score` first.")
+    source = source_of(summary.provenance.slide, location)
+    written = datetime.fromtimestamp((folder / SUMMARY).stat().st_mtime, UTC)
+    finest = "cellularity-fine.ome.tiff"
+    name = finest if finest in summary.outputs else "cellularity.ome.tiff"
+    scores = read_cellularity(folder / name)
+    made = parametric_map(scores, source, summary, summary.outputs[name].digest, written)
+    objects = {
+        MAP: made,
+        COLOURS: colours_of(made, written),
+        REPORT: structured_report(made, source, summary, written),
+    }
+    return [_write(folder / FOLDER / file, dataset) for file, dataset in objects.items()]
+
+
+def _write(path: Path, dataset: Dataset) -> Path:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with atomic_path(path) as partial:
+            dataset.save_as(partial, enforce_file_format=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}).") from error
+    return path

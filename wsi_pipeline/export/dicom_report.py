@@ -1,0 +1,171 @@
+"""The figures as a structured report of measurements (PS3.16 TID 1500), in coded terms."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    ComprehensiveSR,
+    DeviceObserverIdentifyingAttributes,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    SourceImageForMeasurementGroup,
+    TrackingIdentifier,
+)
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+
+from wsi_pipeline.digests import digest_of
+from wsi_pipeline.export.dicom_source import Source, uid_of
+from wsi_pipeline.export.dicom_terms import (
+    CELLULARITY,
+    COVERAGE,
+    DRAWN_BED,
+    HIGH,
+    LOW,
+    MAKER,
+    MODEL_NAME,
+    PROCEDURE,
+    PROPOSED_BED,
+    SERIAL,
+    TISSUE,
+    settle,
+    versions,
+)
+from wsi_pipeline.outputs.interval import Interval
+from wsi_pipeline.outputs.summary import BedFigures, SlideSummary
+
+
+def structured_report(
+    scores_map: Dataset, source: Source, summary: SlideSummary, written: datetime
+) -> Dataset:
+    """Return a result's figures as DICOM.
+
+    Args:
+        scores_map: its map, as DICOM, which the report refers to.
+        source: the slide, which it refers to where that is DICOM.
+        summary: the figures.
+        written: when they were.
+
+    """
+    slide, made = summary.provenance.slide, summary.provenance
+    key = (slide.digest, made.config_digest, made.scoring_digest)
+    figures = digest_of(summary.model_dump(mode="json"))
+    evidence = [scores_map, *([source.header] if source.is_dicom else [])]
+    content = MeasurementReport(
+        observation_context=ObservationContext(
+            observer_device_context=ObserverContext(
+                observer_type=codes.DCM.Device,
+                observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+                    uid=uid_of("wsi-pipeline", made.software["wsi-pipeline"]),
+                    name=MAKER,
+                    manufacturer_name=MAKER,
+                    model_name=MODEL_NAME,
+                    serial_number=SERIAL,
+                ),
+            )
+        ),
+        procedure_reported=PROCEDURE,
+        imaging_measurements=list(_groups(summary, scores_map, key)),
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    found = ComprehensiveSR(
+        evidence=evidence,
+        content=content,
+        series_instance_uid=uid_of(*key, "report"),
+        series_number=1003,
+        sop_instance_uid=uid_of(*key, "report", figures),
+        instance_number=1,
+        manufacturer=MAKER,
+        manufacturer_model_name=MODEL_NAME,
+        software_versions=versions(summary),
+        device_serial_number=SERIAL,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        series_description=f"Cellularity of {slide.name}"[:64],
+        content_date=written.date(),
+        content_time=written.time(),
+    )
+    settle(found, written)
+    return found
+
+
+def _groups(
+    summary: SlideSummary, scores_map: Dataset, key: tuple[str, ...]
+) -> Iterator[MeasurementsAndQualitativeEvaluations]:
+    """Give the measurements of all tissue, and those of the bed where there is one."""
+    algorithm = _algorithm(summary)
+    image = SourceImageForMeasurementGroup(scores_map.SOPClassUID, scores_map.SOPInstanceUID)
+
+    def group(
+        name: str, what: CodedConcept, measurements: list[Measurement]
+    ) -> MeasurementsAndQualitativeEvaluations:
+        return MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=TrackingIdentifier(uid_of(*key, name), name),
+            finding_type=what,
+            algorithm_id=algorithm,
+            measurements=measurements,
+            source_images=[image],
+        )
+
+    cellularity = summary.cellularity
+    assert cellularity is not None  # noqa: S101 - the caller refuses what has none
+    yield group(
+        "tissue",
+        TISSUE,
+        [
+            *_cellularity(cellularity.mean, cellularity.mean_90_interval),
+            _area(summary.tissue_area_mm2),
+            _per_cent(COVERAGE, summary.coverage),
+        ],
+    )
+    if summary.bed is not None:
+        drawn = summary.bed.source == "drawn"
+        yield group("bed", DRAWN_BED if drawn else PROPOSED_BED, list(_of_bed(summary.bed)))
+
+
+def _of_bed(bed: BedFigures) -> Iterator[Measurement]:
+    if bed.cellularity is not None:
+        yield from _cellularity(bed.cellularity, bed.interval)
+    yield _area(bed.area_mm2)
+    yield Measurement(codes.SCT.Length, bed.longest_mm, codes.UCUM.Millimeter)
+    yield Measurement(codes.SCT.Width, bed.across_mm, codes.UCUM.Millimeter)
+    yield _per_cent(COVERAGE, bed.coverage)
+
+
+def _cellularity(mean: float, interval: Interval | None) -> Iterator[Measurement]:
+    yield _per_cent(CELLULARITY, mean, codes.SCT.Mean)
+    if interval is not None and round(100 * interval.level) == 90:
+        yield _per_cent(LOW, interval.low)
+        yield _per_cent(HIGH, interval.high)
+
+
+def _per_cent(
+    name: CodedConcept, share: float, derivation: CodedConcept | None = None
+) -> Measurement:
+    return Measurement(name, round(100 * share, 4), codes.UCUM.Percent, derivation=derivation)
+
+
+def _area(area_mm2: float) -> Measurement:
+    return Measurement(codes.SCT.Area, area_mm2, codes.UCUM.SquareMillimeter)
+
+
+def _algorithm(summary: SlideSummary) -> AlgorithmIdentification:
+    bundle = summary.provenance.bundle
+    kind = "a demonstration model" if bundle.demonstration else "a research model"
+    flags = ", ".join(summary.quality.flags) or "none"
+    return AlgorithmIdentification(
+        name=bundle.name,
+        version=bundle.version,
+        parameters=[
+            f"digest of the model: {bundle.digest}",
+            f"digest of the settings: {summary.provenance.config_digest}",
+            f"{kind}; research use only",
+            f"flags of the slide: {flags}",
+        ],
+    )
