@@ -117,13 +117,15 @@ def export(
         str | None, typer.Option("--to", help="DICOMweb address that gets the DICOM files too.")
     ] = None,
     slide: Annotated[
-        str | None, typer.Option(help="The slide's file or folder, if it is DICOM.")
+        str | None, typer.Option(help="The slide's file: for QuPath's project, and if it is DICOM.")
     ] = None,
 ) -> None:
     """Write a finished result in the forms of other programs."""
     from wsi_pipeline.export.ome_zarr import write_ome_zarr
     from wsi_pipeline.export.qupath import write_qupath
+    from wsi_pipeline.scoring.slide_arguments import one_slide
 
+    own_slide = None if slide is None else one_slide(slide)
     if ome_zarr is None and not qupath and not dicom:
         raise ConfigError(
             "Nothing to export. Name a form: --ome-zarr NAME.ome.zarr, --qupath or --dicom."
@@ -133,13 +135,13 @@ def export(
     if ome_zarr is not None:
         typer.echo(shown(f"{write_ome_zarr(folder, ome_zarr)}"))
     if qupath:
-        typer.echo(shown(f"{write_qupath(folder)}"))
+        for script in write_qupath(folder, own_slide):
+            typer.echo(shown(script))
     if dicom:
         from wsi_pipeline.export.dicom import write_dicom
         from wsi_pipeline.export.dicom_web import send
-        from wsi_pipeline.scoring.slide_arguments import one_slide
 
-        files = write_dicom(folder, None if slide is None else one_slide(slide))
+        files = write_dicom(folder, own_slide)
         for file in files:
             typer.echo(shown(file))
         if to is not None:

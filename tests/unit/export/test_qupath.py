@@ -1,6 +1,9 @@
 import json
+import os
 import re
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,8 @@ from wsi_pipeline.errors import ResultError
 from wsi_pipeline.export.qupath import groovy_string, write_qupath
 from wsi_pipeline.geometry import Size
 
+STANDINS = Path(__file__).parents[2] / "helpers" / "qupath"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -19,15 +24,14 @@ def folder(tmp_path_factory):
 
 
 def test_the_scripts_name_files_that_are_there_and_classes_that_they_hold(folder):
-    path = write_qupath(folder)
-    show = path.read_text()
-    send = (path.parent / "send-bed.groovy").read_text()
+    project, show, send = (path.read_text() for path in write_qupath(folder))
     assert groovy_string(folder.as_posix()) in show
-    for name in re.findall(r"folder \+ '/([\w.-]+)'", show):
+    for name in re.findall(r"folder(?: \+ '/|, ')([\w.-]+)'", show + project):
         assert (folder / name).is_file(), name
     written = json.loads((folder / BED).read_text())["features"][0]["properties"]
     assert written["classification"]["name"] == "Proposed tumour bed"
     assert "Proposed tumour bed" in show
+    assert project.count("{") == project.count("}")
     assert show.count("{") == show.count("}")
     assert send.count("{") == send.count("}")
     tiles = json.loads((folder / "tiles.geojson").read_text())["features"]
@@ -72,3 +76,29 @@ def test_a_path_cannot_end_its_string():
 def test_without_a_result_there_is_nothing_to_show(tmp_path):
     with pytest.raises(ResultError, match="no finished result"):
         write_qupath(tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("groovy") is None, reason="Debian's groovy is not installed")
+def test_the_project_is_made_once_and_shows_the_result_as_it_is(folder, tmp_path):
+    """By Groovy itself, over stand-ins for the classes of QuPath that it calls."""
+    copy = tmp_path / "a 'result' für $x"
+    shutil.copytree(folder, copy)
+    slide = tmp_path / "block 'A1' $y.svs"
+    slide.write_bytes(b"a slide")
+    script = write_qupath(copy, str(slide))[0]
+    told = []
+    for _ in range(2):
+        done = subprocess.run(
+            ["groovy", "-cp", str(STANDINS), str(script)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"JAVA_TOOL_OPTIONS": "-Dfile.encoding=UTF-8"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        told.append(json.loads((copy / "qupath" / "project" / "project.qpproj").read_text()))
+    assert told[0] == told[1]
+    (entry,) = told[0]
+    assert entry["name"] == slide.name
+    assert entry["type"] == "BRIGHTFIELD_H_E"
+    assert entry["read"] == ["tiles.geojson", "bed.geojson"]
