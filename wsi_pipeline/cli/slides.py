@@ -36,7 +36,10 @@ from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.shown import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wsi_pipeline.model.bundle import ModelBundle
+    from wsi_pipeline.night.config import NightConfig
     from wsi_pipeline.outputs.estimate import Estimate
     from wsi_pipeline.outputs.summary import SlideSummary
 
@@ -122,9 +125,8 @@ def score(
     only if every slide was scored.
     """
     from wsi_pipeline.night.config import NightConfig
+    from wsi_pipeline.scoring.begun import finished_result
     from wsi_pipeline.scoring.filing import file_slide, name_unread
-    from wsi_pipeline.scoring.pipeline import score_slide
-    from wsi_pipeline.scoring.scorer import start_engine
     from wsi_pipeline.scoring.slide_arguments import all_slides, own_folders
 
     settings = NightConfig.resolve(
@@ -138,7 +140,8 @@ def score(
     folders = own_folders(all_slides(slides))
     if bed is not None and len(folders) != 1:
         raise ConfigError(f"--bed {bed}: a bed is of one slide, and here are {len(folders)}.")
-    engine = start_engine(_load_bundle(bundle), settings)
+    model = _load_bundle(bundle)
+    score_one: Callable[..., SlideSummary | Estimate] | None = None
     outcomes: dict[str, SlideSummary | Estimate | Exception] = {}
     known: set[str] = set()
     for number, (path, folder) in enumerate(folders.items(), start=1):
@@ -147,23 +150,19 @@ def score(
         try:
             file = file_slide(path, settings.names, folder)
             name = file.folder
+            done = finished_result(file, out, model, settings, bed)
+        except (WsiError, OSError) as error:
+            outcomes[name] = error
+            show_error(error)
+            continue
+        if done is not None:
+            outcomes[name] = done
+            known.add(name)
+            continue
+        score_one = score_one or _scoring(model, settings, precision)
+        try:
             with progress(name) as advance:
-                if precision is not None:
-                    from wsi_pipeline.scoring.estimate import estimate_slide
-
-                    outcomes[name] = estimate_slide(
-                        file, out, engine, settings, precision, advance, bed=bed
-                    )
-                    continue
-                outcomes[name] = score_slide(
-                    file,
-                    out,
-                    engine,
-                    settings,
-                    advance,
-                    bed=bed,
-                    on_known=partial(known.add, name),
-                )
+                outcomes[name] = score_one(file, out, progress=advance, bed=bed)
         except (WsiError, OSError) as error:
             outcomes[name] = error
             show_error(error)
@@ -173,6 +172,22 @@ def score(
         for outcome in outcomes.values()
     ):
         raise typer.Exit(1)
+
+
+def _scoring(
+    model: ModelBundle, settings: NightConfig, precision: float | None
+) -> Callable[..., SlideSummary | Estimate]:
+    """Start the engine; return what scores a slide with it, or estimates it to a precision."""
+    from wsi_pipeline.scoring.scorer import start_engine
+
+    engine = start_engine(model, settings)
+    if precision is None:
+        from wsi_pipeline.scoring.pipeline import score_slide
+
+        return partial(score_slide, engine=engine, config=settings)
+    from wsi_pipeline.scoring.estimate import estimate_slide
+
+    return partial(estimate_slide, engine=engine, config=settings, precision=precision)
 
 
 @app.command()

@@ -117,7 +117,7 @@ def estimate_slide(
             "A cluster scores whole slides. Leave `cluster` out of the configuration to stop at a "
             "precision, or leave --precision out."
         )
-    with begun(found, out, engine, config, bed) as at:
+    with begun(found, out, engine.bundle, config, bed) as at:
         if at.done is not None:
             return at.done
         slide = at.slide

@@ -1,14 +1,19 @@
 """What a slide's tiles, scores and result are known by: their facts, taken from what makes them."""
 
+from __future__ import annotations
+
 import platform
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from wsi_pipeline.facts import BundleFacts, GridFacts, ScoringFacts, SlideFacts, TilingFacts
 from wsi_pipeline.model.score_error import ScoreError
 from wsi_pipeline.outputs.provenance import Provenance, Settings
 from wsi_pipeline.scoring.config import ScoreConfig
-from wsi_pipeline.scoring.scorer import Scorer
 from wsi_pipeline.slide.slide import Slide
+
+if TYPE_CHECKING:
+    from wsi_pipeline.scoring.scorer import Scorer
 
 
 def slide_facts(slide: Slide, digest: str) -> SlideFacts:

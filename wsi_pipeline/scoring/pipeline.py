@@ -101,7 +101,7 @@ def score_slide(
         WsiError: if the slide cannot be scored at all.
 
     """
-    with begun(found, out, engine, config, bed) as at:
+    with begun(found, out, engine.bundle, config, bed) as at:
         folder, slide, start = at.folder, at.slide, time.perf_counter()
         if at.done is not None:
             log.info("Already scored with this bundle and configuration; nothing to do")
