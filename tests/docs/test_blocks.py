@@ -65,6 +65,7 @@ NOT_RUN = {
     ("docs/other-programs.md", "needs=PACS"): 1,
     ("docs/results.md", "takes=minutes"): 1,
     ("docs/scaling.md", "needs=cluster"): 1,
+    ("docs/scoring.md", "needs=hub"): 1,
     ("docs/security.md", "needs=PyPI"): 1,
     ("docs/training.md", "data=BreastPathQ"): 3,
     ("docs/training.md", "takes=hours"): 2,

@@ -362,7 +362,8 @@ def test_help_and_mistakes_do_not_wait_for_libraries(arguments):
     )
     imported = ended.stdout.splitlines()
     ours = {name for name in imported if name.startswith("wsi_pipeline")}
-    parts = ("app", "cases", "machine", "nights", "options", "results", "screen", "slides")
+    commands = ("bundles", "cases", "machine", "nights", "results", "slides")
+    parts = ("app", "options", "screen", *commands)
     shown = ("cli", "errors", "memory", "shown", *(f"cli.{part}" for part in parts))
     assert ours == {"wsi_pipeline", *(f"wsi_pipeline.{part}" for part in shown)}
     assert not {"numpy", "torch", "zarr"} & set(imported)

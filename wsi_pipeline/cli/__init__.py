@@ -4,7 +4,7 @@ Each command imports what does its work when it runs: help, and mistakes in opti
 wait for it.
 """
 
-from wsi_pipeline.cli import slides, nights, results, cases, machine  # isort: skip  (as help lists them)
+from wsi_pipeline.cli import slides, nights, results, cases, machine, bundles  # isort: skip  (as help lists them)
 from wsi_pipeline.cli.app import app, main
 
-__all__ = ["app", "cases", "machine", "main", "nights", "results", "slides"]
+__all__ = ["app", "bundles", "cases", "machine", "main", "nights", "results", "slides"]

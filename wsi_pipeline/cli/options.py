@@ -12,7 +12,7 @@ OneSlide = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder that gets one folder per slide.")]
 Bundle = Annotated[
     str | None,
-    typer.Option(help="A folder or hf://owner/name. [default: the bundled model]"),
+    typer.Option(help="A folder or hf://owner/name@revision#digest. [default: the bundled model]"),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file; see configs/score.yaml.")

@@ -8,7 +8,6 @@ files, is its identity wherever results are stored.
 
 import logging
 import os
-import re
 import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +23,7 @@ from wsi_pipeline.errors import BundleError, ConfigError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.memory import enough_memory
 from wsi_pipeline.model.architecture import REGRESSION_STRIDE, Architecture
+from wsi_pipeline.model.hub import CARD_NAME, WEIGHTS_NAME, HubAddress, fetched
 from wsi_pipeline.model.score_error import SCORE_ERROR_NAME, ScoreError
 from wsi_pipeline.model.torch_extra import torch_at_hand
 from wsi_pipeline.validation import problems
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION: Final = 1
-CARD_NAME = "card.json"
-WEIGHTS_NAME = "model.safetensors"
 
 MAX_CARD_BYTES = 1 << 20
 MAX_WEIGHTS_BYTES = 1 << 33
@@ -43,12 +41,6 @@ MAX_WEIGHTS_BYTES = 1 << 33
 
 BUNDLED_MODEL = Path(__file__).parent / "cellularity_breast"
 """The bundle that comes with the package; its card says what it was trained on."""
-
-# Owner, name and revision of a hub address; none can start with a dot, so none leads out of the
-# hub's cache.
-_HUB_ADDRESS = re.compile(
-    r"hf://(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII
-)
 
 # Cards are shown on terminals and in logs: nothing in them may steer the one or fake the other.
 Line = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
@@ -96,7 +88,7 @@ class ModelBundle:
 
     @classmethod
     def load(cls, location: str | Path | None = None) -> Self:
-        """Read a bundle from a folder, or from ``hf://owner/name[@revision]`` on the hub.
+        """Read a bundle from a folder, or from ``hf://owner/name[@revision][#digest]``, on the hub.
 
         None is the bundle that comes with the package.
 
@@ -104,14 +96,18 @@ class ModelBundle:
 
         Raises:
             BundleError: If there is no bundle, a file of it is missing, or the card is malformed
-                or of a newer format, a file is larger than any model's, or the weights are not
-                those that the card is written for.
+                or of a newer format, a file is larger than any model's, the weights are not those
+                that the card is written for, or the bundle is not the one whose digest is given.
 
         """
         location = BUNDLED_MODEL if location is None else location
         # A link to the bundle in use may be swapped meanwhile: both files come from one folder.
-        hub = str(location).startswith("hf:")
-        folder = _from_hub(location) if hub else Path(location).resolve()
+        pinned = None
+        if str(location).startswith("hf:"):
+            address = HubAddress.parse(str(location))
+            folder, pinned = fetched(address), address.digest
+        else:
+            folder = Path(location).resolve()
         if not folder.is_dir():
             raise BundleError(
                 f"{location} is no model bundle: there is no such folder. Give a folder with "
@@ -130,6 +126,11 @@ class ModelBundle:
             folder=folder,
         )
         bundle._require_own_weights()
+        if pinned not in (None, bundle.digest):
+            raise BundleError(
+                f"{location}: the bundle there has another digest, {bundle.digest}. Name the "
+                "revision that has yours, or pin this one if you know why it is another."
+            )
         log.info("Model %s %s, digest %s", bundle.card.name, bundle.card.version, bundle.digest)
         return bundle
 
@@ -278,29 +279,3 @@ def _holds(folder: Path, bundle: ModelBundle) -> bool:
         return ModelBundle.load(folder).digest == bundle.digest
     except BundleError:
         return False
-
-
-def _from_hub(location: str | Path) -> Path:
-    address = _HUB_ADDRESS.fullmatch(str(location))
-    if address is None:
-        raise BundleError(
-            f"{location} is no hub address of a model bundle; write hf://owner/name or "
-            "hf://owner/name@revision."
-        )
-    # Here, since a bundle in a folder needs no hub. HTTPError is the root of the errors of the HTTP
-    # library that the hub's client is built on, whichever that is in the version installed.
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        folder = snapshot_download(
-            address["repository"],
-            revision=address["revision"],
-            allow_patterns=[CARD_NAME, WEIGHTS_NAME],
-        )
-    except (OSError, errors.HFValidationError, errors.HTTPError) as error:  # type: ignore[attr-defined]
-        cause = str(error).strip().splitlines()[0]
-        raise BundleError(
-            f"{location} could not be fetched from the hub: {cause} Check the name and the "
-            "network, or download the bundle elsewhere and give its folder."
-        ) from error
-    return Path(folder)

@@ -2,10 +2,6 @@ import hashlib
 import json
 import os
 import stat
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -359,111 +355,6 @@ def test_a_card_is_validated_when_it_is_made(value):
 def test_a_hub_address_leads_nowhere_else(address):
     with pytest.raises(BundleError, match="write hf://owner/name"):
         ModelBundle.load(address)
-
-
-class Hub:
-    """As much of a model hub as serves repositories that have one revision, ``v1``."""
-
-    COMMIT = "c0ffee" + "0" * 34
-
-    def __init__(self, repositories: dict[str, dict[str, bytes]]) -> None:
-        self.repositories = repositories
-        self.served: set[str] = set()
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                body, headers = hub.answer(self.path.partition("?")[0])
-                self.send_response(404 if body is None else 200)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body or b"")))
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(body or b"")
-
-            do_HEAD = do_GET
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-
-    def answer(self, path: str) -> tuple[bytes | None, dict[str, str]]:
-        for repository, files in self.repositories.items():
-            etags = {name: hashlib.sha1(body).hexdigest() for name, body in files.items()}
-            if path == f"/api/models/{repository}/revision/v1":
-                siblings = [{"rfilename": name} for name in files]
-                content = {"id": repository, "sha": self.COMMIT, "siblings": siblings}
-                return json.dumps(content).encode(), {"Content-Type": "application/json"}
-            if path.startswith(f"/api/models/{repository}/tree/"):
-                tree = [
-                    {"type": "file", "path": name, "size": len(body), "oid": etags[name]}
-                    for name, body in files.items()
-                ]
-                return json.dumps(tree).encode(), {"Content-Type": "application/json"}
-            name = path.removeprefix(f"/{repository}/resolve/{self.COMMIT}/")
-            if name in files:
-                self.served.add(name)
-                return files[name], {"ETag": f'"{etags[name]}"', "X-Repo-Commit": self.COMMIT}
-        return None, {}
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
-LOADER = """
-import sys
-from wsi_pipeline.model.bundle import ModelBundle
-from wsi_pipeline.errors import BundleError
-for line in sys.stdin:
-    try:
-        answer = ModelBundle.load(line.strip()).digest
-    except BundleError as error:
-        answer = f"BundleError: {error}"
-    print(answer, flush=True)
-"""
-
-
-def test_a_bundle_comes_from_a_hub(folder, bundle, tmp_path):
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    more = {"modeling.py": b"raise SystemExit", "pytorch_model.bin": b"pickle"}
-    hub = Hub({"owner/name": files | more, "owner/empty": {"README.md": b"nothing here"}})
-    environment = os.environ | {
-        "HF_ENDPOINT": hub.address,
-        "HF_HOME": str(tmp_path / "cache"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-    }
-    # A process of its own, since the hub's client reads its address when it is imported.
-    with subprocess.Popen(
-        [sys.executable, "-c", LOADER],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as loader:
-
-        def load(location: str) -> str:
-            print(location, file=loader.stdin, flush=True)
-            return loader.stdout.readline().strip()
-
-        assert load("hf://owner/name@v1") == bundle.digest
-        assert hub.served == {CARD_NAME, WEIGHTS_NAME}
-        failed = "BundleError: hf://owner/unknown could not be fetched from the hub: "
-        assert load("hf://owner/unknown").startswith(failed)
-        assert load("hf://owner/empty@v1").startswith("BundleError: hf://owner/empty@v1 ")
-
-        hub.close()
-        assert load("hf://owner/name@v1") == bundle.digest, "what was fetched once serves again"
-        assert "could not be fetched from the hub" in load("hf://owner/name@v2")
-        loader.stdin.close()
-    assert loader.returncode == 0
 
 
 def test_a_link_that_is_swapped_while_a_bundle_is_read_mixes_nothing(
