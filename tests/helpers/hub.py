@@ -7,10 +7,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import yaml
 from flask import Flask, Response, jsonify, request
-from werkzeug.serving import make_server
 
 TOKEN = "hf_stand_in"
 
@@ -110,11 +111,20 @@ def _app(hub: Hub) -> Flask:
     return app
 
 
+class _Threads(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
 @contextmanager
 def a_hub() -> Iterator[Hub]:
     """Run one for as long as the block lasts."""
     hub = Hub()
-    server = make_server("127.0.0.1", 0, _app(hub), threaded=True)
+    server = make_server("127.0.0.1", 0, _app(hub), _Threads, _Quiet)
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

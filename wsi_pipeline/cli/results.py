@@ -119,6 +119,7 @@ def export(
     slide: Annotated[
         str | None, typer.Option(help="The slide's file: for QuPath's project, and if it is DICOM.")
     ] = None,
+    config: ConfigFile = None,
 ) -> None:
     """Write a finished result in the forms of other programs."""
     from wsi_pipeline.export.ome_zarr import write_ome_zarr
@@ -140,8 +141,9 @@ def export(
     if dicom:
         from wsi_pipeline.export.dicom import write_dicom
         from wsi_pipeline.export.dicom_web import send
+        from wsi_pipeline.night.config import NightConfig
 
-        files = write_dicom(folder, own_slide)
+        files = write_dicom(folder, own_slide, NightConfig.resolve(config).names)
         for file in files:
             typer.echo(shown(file))
         if to is not None:

@@ -49,14 +49,15 @@ class TorchEngine(BatchEngine):
             yield BatchOutput(*(output.cpu().numpy() for output in outputs))
 
     def _score_at_once(self, batch: NDArray[np.uint8]) -> Outputs:
-        return self._score(torch.from_numpy(batch).to(self.device))
+        return self.score_pixels(torch.from_numpy(batch).to(self.device))
 
     def _score_on_gpu(self, batch: NDArray[np.uint8]) -> Outputs:
         if self._on_gpu is None or self._on_gpu.shape != batch.shape:
-            self._on_gpu = GpuBatches(self._score, batch.shape, self.device)
+            self._on_gpu = GpuBatches(self.score_pixels, batch.shape, self.device)
         return self._on_gpu.score(batch)
 
-    def _score(self, pixels: Tensor) -> Outputs:
+    def score_pixels(self, pixels: Tensor) -> Outputs:
+        """Score a batch that is on the device, uint8 [batch, side, side, 3]."""
         with self._autocast():
             prediction: Prediction = self._network(pixels, with_segmentation=self._with_fractions)
         return graph_outputs(prediction)
@@ -98,6 +99,11 @@ class GpuBatches:
                 reason = str(error).splitlines()[0]
                 log.warning("The model runs without a CUDA graph, which failed: %s", reason)
                 self._graph = None
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether batches are one CUDA graph, and not kernels launched one by one."""
+        return self._graph is not None
 
     def score(self, batch: NDArray[np.uint8]) -> Outputs:
         """Queue a batch; the outputs are on the device, and there when they are copied from it."""

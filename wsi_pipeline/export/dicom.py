@@ -7,12 +7,11 @@
         colours.dcm         its palette, a presentation state
         report.dcm          the slide's and its bed's figures, in coded terms
 
-UIDs follow from digests, and dates are those at which the result was written, in UTC: writing the
-same result again gives the same bytes. Nothing is said of a patient that the slide does not say
+UIDs follow from digests, and dates are the slide's: the same result gives the same bytes, on
+whatever machine and day. Nothing is said of a patient that the slide does not say
 itself, and nothing at all under a pseudonym (`names: digest`).
 """
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydicom import Dataset
@@ -21,24 +20,26 @@ from wsi_pipeline.errors import ConfigError, OutputError, ResultError
 from wsi_pipeline.export.dicom_source import source_of
 from wsi_pipeline.files import atomic_path
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
-from wsi_pipeline.scoring.folder import SUMMARY, read_summary
+from wsi_pipeline.scoring.filing import Names, pseudonym
+from wsi_pipeline.scoring.folder import output_file, read_summary
 
 FOLDER = "dicom"
 MAP, COLOURS, REPORT = "cellularity.dcm", "colours.dcm", "report.dcm"
 
 
-def write_dicom(folder: Path, location: str | None = None) -> list[Path]:
+def write_dicom(folder: Path, location: str | None = None, names: Names = "file") -> list[Path]:
     """Write a finished result as DICOM.
 
     Args:
         folder: the slide's.
         location: the slide's file or folder, which a slide that is DICOM needs.
+        names: what outputs may call the slide.
 
     Returns:
         the paths of the files.
 
     Raises:
-        ResultError: if there is no scored result.
+        ResultError: if there is no scored result, or its map is not what it was.
         ConfigError: if the slide is missing or another, or the extra is.
         OutputError: if the folder cannot be written.
 
@@ -54,16 +55,23 @@ def write_dicom(folder: Path, location: str | None = None) -> list[Path]:
     summary = read_summary(folder)
     if summary is None or summary.cellularity is None:
         raise ResultError(f"{folder}: there is no finished result here. Run `wsi score` first.")
-    source = source_of(summary.provenance.slide, location)
-    written = datetime.fromtimestamp((folder / SUMMARY).stat().st_mtime, UTC)
+    slide, palette = summary.provenance.slide, summary.provenance.config.overlay.palette
+    source = source_of(slide, location, names)
+    called = pseudonym(slide.digest) if names == "digest" else slide.name
     finest = "cellularity-fine.ome.tiff"
     name = finest if finest in summary.outputs else "cellularity.ome.tiff"
+    was = summary.outputs.get(name)
+    if was is None or not (folder / name).is_file() or output_file(folder / name) != was:
+        raise ResultError(
+            f"{folder / name}: is gone, or not what it was when its figures were written. Run the "
+            "same `wsi score` again, which writes it anew."
+        )
     scores = read_cellularity(folder / name)
-    made = parametric_map(scores, source, summary, summary.outputs[name].digest, written)
+    made = parametric_map(scores, source, summary, was.digest, called)
     objects = {
         MAP: made,
-        COLOURS: colours_of(made, written),
-        REPORT: structured_report(made, source, summary, written),
+        COLOURS: colours_of(made, palette),
+        REPORT: structured_report(made, source, summary),
     }
     return [_write(folder / FOLDER / file, dataset) for file, dataset in objects.items()]
 

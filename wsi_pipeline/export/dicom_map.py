@@ -1,7 +1,5 @@
 """The map as a tiled Parametric Map (PS3.3 A.75): per cent as float32, with palette and window."""
 
-from datetime import datetime
-
 import numpy as np
 from highdicom import (
     PaletteColorLUT,
@@ -18,7 +16,7 @@ from pydicom.sr.codedict import codes
 
 from wsi_pipeline.export.dicom_source import Source, uid_of
 from wsi_pipeline.export.dicom_terms import CELLULARITY, MAKER, MODEL_NAME, SERIAL, settle, versions
-from wsi_pipeline.outputs.colours import DEFAULT_PALETTE, colours
+from wsi_pipeline.outputs.colours import Palette, colours
 from wsi_pipeline.outputs.score_map import ScoreMap
 from wsi_pipeline.outputs.summary import SlideSummary
 
@@ -28,7 +26,7 @@ NOT_SCORED = -1.0
 
 
 def parametric_map(
-    scores: ScoreMap, source: Source, summary: SlideSummary, digest: str, written: datetime
+    scores: ScoreMap, source: Source, summary: SlideSummary, digest: str, name: str
 ) -> Dataset:
     """Return a score map as DICOM.
 
@@ -37,21 +35,22 @@ def parametric_map(
         source: the slide.
         summary: of its result.
         digest: of the map's file.
-        written: when the result was.
+        name: what the slide may be called.
 
     """
     slide, made = summary.provenance.slide, summary.provenance
-    cell_mm = scores.cell_um / 1000
+    cell_mm = scores.l0_cell * source.l0_mm
+    day, hour = source.dated
     per_cent = np.nan_to_num(100 * scores.cellularity, nan=NOT_SCORED).astype(np.float32)
     middle = np.array(scores.l0_origin, np.float64) + scores.l0_cell / 2
-    x, y, z = source.position_mm(middle, scores.mpp)
+    x, y, z = source.position_mm(middle)
     key = (slide.digest, made.config_digest, made.scoring_digest)
     found = ParametricMap(
         source_images=[source.header],
         pixel_array=per_cent,
         series_instance_uid=uid_of(*key, "map"),
         series_number=1001,
-        sop_instance_uid=uid_of(*key, "map", digest),
+        sop_instance_uid=uid_of(*key, "map", digest, name, str(source.header.get("PatientID"))),
         instance_number=1,
         manufacturer=MAKER,
         manufacturer_model_name=MODEL_NAME,
@@ -74,7 +73,7 @@ def parametric_map(
                 window_center=50.0, window_width=100.0, voi_lut_function="LINEAR_EXACT"
             )
         ],
-        pixel_measures=PixelMeasuresSequence([cell_mm, cell_mm], slice_thickness=0.001),
+        pixel_measures=PixelMeasuresSequence([cell_mm, cell_mm], slice_thickness=None),
         plane_orientation=PlaneOrientationSequence("SLIDE", list(source.axes.ravel())),
         plane_positions=[PlanePositionSequence("SLIDE", (float(x), float(y), float(z)), (1, 1))],
         content_label="CELLULARITY",
@@ -82,31 +81,31 @@ def parametric_map(
         dimension_organization_type="TILED_SPARSE",
         tile_pixel_array=True,
         tile_size=(TILE, TILE),
-        series_description=f"Cellularity of {slide.name}"[:64],
-        content_date=written.date(),
-        content_time=written.time(),
+        series_description=f"Cellularity of {name}"[:64],
+        content_date=day,
+        content_time=hour,
     )
     found.FloatPixelPaddingValue = found.FloatPixelPaddingRangeLimit = NOT_SCORED
     dimensions = uid_of(found.SOPInstanceUID, "dimensions")
     for item in (*found.DimensionOrganizationSequence, *found.DimensionIndexSequence):
         item.DimensionOrganizationUID = dimensions  # which would be drawn anew each time
-    settle(found, written)
+    settle(found)
     if not source.is_dicom:
         _refer_to_nothing(found)
     return found
 
 
-def colours_of(scores_map: Dataset, written: datetime) -> Dataset:
+def colours_of(scores_map: Dataset, palette: Palette) -> Dataset:
     """Return the palette of a map, as a presentation state.
 
     Float pixels take no palette of their own: what viewers would do with it is not defined.
     """
-    red, green, blue = 257 * colours(DEFAULT_PALETTE).T.astype(np.uint16)
+    red, green, blue = 257 * colours(palette).T.astype(np.uint16)
     found = PseudoColorSoftcopyPresentationState(
         referenced_images=[scores_map],
         series_instance_uid=uid_of(scores_map.SeriesInstanceUID, "colours"),
         series_number=1002,
-        sop_instance_uid=uid_of(scores_map.SOPInstanceUID, "colours"),
+        sop_instance_uid=uid_of(scores_map.SOPInstanceUID, "colours", palette),
         instance_number=1,
         manufacturer=MAKER,
         manufacturer_model_name=MODEL_NAME,
@@ -120,9 +119,9 @@ def colours_of(scores_map: Dataset, written: datetime) -> Dataset:
             PaletteColorLUT(0, blue, "blue"),
         ),
     )
-    found.PresentationCreationDate = f"{written:%Y%m%d}"
-    found.PresentationCreationTime = f"{written:%H%M%S}"
-    settle(found, written)
+    found.PresentationCreationDate = scores_map.ContentDate
+    found.PresentationCreationTime = scores_map.ContentTime
+    settle(found)
     return found
 
 

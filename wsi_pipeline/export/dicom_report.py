@@ -1,7 +1,6 @@
 """The figures as a structured report of measurements (PS3.16 TID 1500), in coded terms."""
 
 from collections.abc import Iterator
-from datetime import datetime
 
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -25,14 +24,13 @@ from wsi_pipeline.export.dicom_terms import (
     CELLULARITY,
     COVERAGE,
     DRAWN_BED,
-    HIGH,
-    LOW,
     MAKER,
     MODEL_NAME,
     PROCEDURE,
     PROPOSED_BED,
     SERIAL,
     TISSUE,
+    bound,
     settle,
     versions,
 )
@@ -40,16 +38,13 @@ from wsi_pipeline.outputs.interval import Interval
 from wsi_pipeline.outputs.summary import BedFigures, SlideSummary
 
 
-def structured_report(
-    scores_map: Dataset, source: Source, summary: SlideSummary, written: datetime
-) -> Dataset:
+def structured_report(scores_map: Dataset, source: Source, summary: SlideSummary) -> Dataset:
     """Return a result's figures as DICOM.
 
     Args:
         scores_map: its map, as DICOM, which the report refers to.
         source: the slide, which it refers to where that is DICOM.
         summary: the figures.
-        written: when they were.
 
     """
     slide, made = summary.provenance.slide, summary.provenance
@@ -78,7 +73,7 @@ def structured_report(
         content=content,
         series_instance_uid=uid_of(*key, "report"),
         series_number=1003,
-        sop_instance_uid=uid_of(*key, "report", figures),
+        sop_instance_uid=uid_of(*key, "report", figures, scores_map.SOPInstanceUID),
         instance_number=1,
         manufacturer=MAKER,
         manufacturer_model_name=MODEL_NAME,
@@ -87,11 +82,11 @@ def structured_report(
         is_complete=True,
         is_final=False,
         is_verified=False,
-        series_description=f"Cellularity of {slide.name}"[:64],
-        content_date=written.date(),
-        content_time=written.time(),
+        series_description=scores_map.SeriesDescription,
+        content_date=scores_map.ContentDate,
+        content_time=scores_map.ContentTime,
     )
-    settle(found, written)
+    settle(found)
     return found
 
 
@@ -119,7 +114,9 @@ def _groups(
         "tissue",
         TISSUE,
         [
-            *_cellularity(cellularity.mean, cellularity.mean_90_interval),
+            *_cellularity(
+                cellularity.mean, cellularity.mean_90_interval or cellularity.mean_95_interval
+            ),
             _area(summary.tissue_area_mm2),
             _per_cent(COVERAGE, summary.coverage),
         ],
@@ -140,9 +137,10 @@ def _of_bed(bed: BedFigures) -> Iterator[Measurement]:
 
 def _cellularity(mean: float, interval: Interval | None) -> Iterator[Measurement]:
     yield _per_cent(CELLULARITY, mean, codes.SCT.Mean)
-    if interval is not None and round(100 * interval.level) == 90:
-        yield _per_cent(LOW, interval.low)
-        yield _per_cent(HIGH, interval.high)
+    if interval is not None:
+        level = round(100 * interval.level)
+        yield _per_cent(bound("low", level), interval.low)
+        yield _per_cent(bound("high", level), interval.high)
 
 
 def _per_cent(

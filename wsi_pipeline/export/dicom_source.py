@@ -5,8 +5,10 @@ nothing is known but its name and its pixels: what must be there is empty, UIDs 
 and the frame of reference is the picture's own, from the corner of its level 0.
 """
 
+import datetime as dt
 import uuid
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,11 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, VLWholeSlideMicroscopyImageStorage
+from pydicom.valuerep import DA, TM
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.facts import SlideFacts
-from wsi_pipeline.scoring.filing import pseudonym
+from wsi_pipeline.scoring.filing import Names, pseudonym
 from wsi_pipeline.slide.dicom import PER_FRAME_FUNCTIONAL_GROUPS
 from wsi_pipeline.slide.files import content_digest, files_of
 
@@ -45,13 +48,31 @@ class Source:
         """Directions of the slide's rows and columns in its frame of reference, [2, 3]."""
         return np.array(self.header.ImageOrientationSlide, np.float64).reshape(2, 3)
 
-    def position_mm(self, l0_xy: NDArray[np.float64], mpp: float) -> NDArray[np.float64]:
+    @property
+    def l0_mm(self) -> float:
+        """Side of a pixel of level 0 by the slide's own word, whatever it was scored with."""
+        measures = self.header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        return float(measures.PixelSpacing[0])
+
+    @property
+    def dated(self) -> tuple[date, dt.time]:
+        """When the slide says that it was made; the first day of 1900 where it does not.
+
+        A result has no time of its own, and one that another run gives must be the same object.
+        """
+        day = self.header.get("ContentDate") or self.header.get("StudyDate")
+        hour = self.header.get("ContentTime") or self.header.get("StudyTime")
+        try:
+            return DA(day or "19000101"), TM(hour or "000000")
+        except ValueError:
+            return DA("19000101"), TM("000000")
+
+    def position_mm(self, l0_xy: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return where a point of level 0 lies in the frame of reference, in mm, [3].
 
         Args:
             l0_xy: float64 [2], from the outer corner of level 0's first pixel. DICOM gives the
                 place of that pixel's middle.
-            mpp: µm per level-0 pixel.
 
         """
         origin = self.header.TotalPixelMatrixOriginSequence[0]
@@ -62,7 +83,7 @@ class Source:
                 float(origin.get("ZOffsetInSlideCoordinateSystem", 0) or 0),
             ]
         )
-        return np.asarray(corner + (l0_xy - 0.5) * mpp / 1000 @ self.axes)
+        return np.asarray(corner + (l0_xy - 0.5) * self.l0_mm @ self.axes)
 
 
 def uid_of(*parts: str) -> UID:
@@ -70,19 +91,21 @@ def uid_of(*parts: str) -> UID:
     return UID(f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(parts)).int}")
 
 
-def source_of(slide: SlideFacts, location: str | None) -> Source:
+def source_of(slide: SlideFacts, location: str | None, names: Names) -> Source:
     """Return what is known of the slide of a result.
 
     Args:
         slide: as the result has it.
         location: of its files, which a slide that is DICOM needs.
+        names: what outputs may call it; under "digest" nothing of its patient is looked at.
 
     Raises:
         ConfigError: if a DICOM slide is not named, or it is another.
 
     """
     # Under a pseudonym nothing of the patient may leave, whatever the slide says.
-    if slide.vendor != DICOM or slide.name == pseudonym(slide.digest):
+    hidden = names == "digest" or slide.name == pseudonym(slide.digest)
+    if slide.vendor != DICOM or hidden:
         return Source(_unknown(slide), is_dicom=False)
     if location is None:
         raise ConfigError(
@@ -114,6 +137,7 @@ def _level_0(files: list[str], slide: SlideFacts) -> Dataset:
 
 def _unknown(slide: SlideFacts) -> Dataset:
     header = Dataset()
+    header.SpecificCharacterSet = "ISO_IR 192"
     header.SOPClassUID = VLWholeSlideMicroscopyImageStorage
     header.SOPInstanceUID = uid_of(slide.digest, "image")
     header.SeriesInstanceUID = uid_of(slide.digest, "slide")
@@ -126,7 +150,6 @@ def _unknown(slide: SlideFacts) -> Dataset:
     header.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
     measures = Dataset()
     measures.PixelSpacing = [f"{slide.mpp / 1000:.10g}"] * 2
-    measures.SliceThickness = "0.001"
     shared = Dataset()
     shared.PixelMeasuresSequence = [measures]
     header.SharedFunctionalGroupsSequence = [shared]
@@ -143,7 +166,7 @@ def _fill(header: Dataset) -> None:
         if name not in header:
             setattr(header, name, None)
     if "PositionReferenceIndicator" not in header:
-        header.PositionReferenceIndicator = "SLIDE_CORNER"
+        header.PositionReferenceIndicator = None
     if "ImageOrientationSlide" not in header:
         header.ImageOrientationSlide = [1, 0, 0, 0, 1, 0]
     if "TotalPixelMatrixOriginSequence" not in header:

@@ -1,7 +1,7 @@
 """The terms of the DICOM objects: codes, who made them, and when."""
 
-from datetime import datetime
 from importlib.metadata import version
+from typing import Literal
 
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
@@ -13,8 +13,6 @@ SCHEME = "99WSIP"
 
 PROCEDURE = CodedConcept("cellularity-of-slide", SCHEME, "Measurement of a slide's cellularity")
 CELLULARITY = CodedConcept("cellularity", SCHEME, "Cellularity: share that is cancer")
-LOW = CodedConcept("cellularity-low", SCHEME, "Cellularity, lower bound of 90 % interval")
-HIGH = CodedConcept("cellularity-high", SCHEME, "Cellularity, upper bound of 90 % interval")
 COVERAGE = CodedConcept("coverage", SCHEME, "Share of the area that was read and scored")
 TISSUE = CodedConcept("tissue", SCHEME, "All tissue of the slide")
 DRAWN_BED = CodedConcept("bed-drawn", SCHEME, "Tumour bed, drawn by a person")
@@ -31,11 +29,16 @@ def versions(summary: SlideSummary) -> str:
     return made if made == wrote else f"{made}, written by {wrote}"
 
 
-def settle(dataset: Dataset, written: datetime) -> None:
-    """Have an object say that it was made when its result was written, and not now."""
-    dataset.InstanceCreationDate = f"{written:%Y%m%d}"
-    dataset.InstanceCreationTime = f"{written:%H%M%S}"
-    dataset.TimezoneOffsetFromUTC = "+0000"
-    dataset.pop("ContributingEquipmentSequence", None)
+def bound(which: Literal["low", "high"], per_cent: int) -> CodedConcept:
+    """Return the term of an end of an interval of the cellularity, which holds it so often."""
+    end = {"low": "lower", "high": "upper"}[which]
+    meaning = f"Cellularity, {end} bound of {per_cent} % interval"
+    return CodedConcept(f"cellularity-{which}-{per_cent}", SCHEME, meaning)
+
+
+def settle(dataset: Dataset) -> None:
+    """Take out what a library has put into an object from the clock, and of itself."""
+    for name in ("InstanceCreationDate", "InstanceCreationTime", "ContributingEquipmentSequence"):
+        dataset.pop(name, None)
     if dataset.Modality != "SR" and "SpecimenDescriptionSequence" not in dataset:
         dataset.Laterality = None  # of the breast: it has to be there, and nobody knows it

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -27,7 +27,7 @@ from wsi_pipeline.engine.openvino import openvino_is_installed
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.memory import total_bytes
 from wsi_pipeline.model.bundle import ModelBundle
-from wsi_pipeline.model.torch_extra import torch_version
+from wsi_pipeline.model.torch_extra import torch_at_hand, torch_version
 
 LARGEST_ERROR = 0.02
 """Of a score against float32, beyond which a way to run the model is called wrong: bfloat16 is
@@ -40,6 +40,7 @@ PACKAGES = "openslide-python", "openslide-bin", "tiffslide", "openvino", "torch"
 """Whose versions matter."""
 
 _TILES = 8
+_USED_ON_GPU, _FALLBACK_ON_GPU = "captured graph, bfloat16", "autocast, bfloat16"
 _GIB = 2**30
 _LIMITS = {
     "sqlalchemy": ((2, 1), "Prefect 3.8's scheduler fails"),
@@ -141,6 +142,38 @@ def ways(bundle: ModelBundle, device: str = "auto") -> list[Way]:
         largest = float(np.abs(scores - reference).max())
         is_chosen = str(engine.execution) == chosen
         found.append(Way(str(engine.execution), len(tiles) / seconds, largest, is_chosen))
+    return found
+
+
+def gpu_ways(bundle: ModelBundle, device: str) -> list[Way]:
+    """Run a model on a GPU in each form that torch has for it; the first is what all are held to.
+
+    Args:
+        bundle: the model.
+        device: "cuda" or "cuda:1". Any other that torch knows has the same forms but for graphs.
+
+    Raises:
+        ConfigError: if torch is not installed.
+
+    """
+    with torch_at_hand(f"The device {device!r}"):
+        from wsi_pipeline.engine.torch_forms import forms
+
+    found: list[Way] = []
+    reference = None
+    for form in forms(bundle, device, sample_tiles(bundle.card.tile_px)):
+        if form.scores is None:
+            found.append(Way(form.name, failure=form.failure))
+            continue
+        reference = form.scores if reference is None else reference
+        largest = float(np.abs(form.scores - reference).max())
+        found.append(Way(form.name, form.tiles_per_s, largest, form.name == _USED_ON_GPU))
+    if found and not any(way.chosen for way in found):
+        # What scoring falls back to by itself, with a word in its log.
+        found = [
+            replace(way, chosen=way.name == _FALLBACK_ON_GPU and way.failure is None)
+            for way in found
+        ]
     return found
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pydicom import Dataset, dcmread
 from typer.testing import CliRunner
 
 from tests.helpers.dicom_slides import write_dicom_slide
+from tests.helpers.made import config_of_tiny, write_slide
 from tests.helpers.orthanc import archive, free_port, needs_orthanc
 from wsi_pipeline.cli.app import app
 from wsi_pipeline.engine.build import build_engine
@@ -21,7 +23,8 @@ from wsi_pipeline.errors import ConfigError, OutputError, ResultError
 from wsi_pipeline.export.dicom import write_dicom
 from wsi_pipeline.export.dicom_web import send
 from wsi_pipeline.model.bundle import ModelBundle
-from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
+from wsi_pipeline.outputs.cellularity_tiff import read_cellularity, write_cellularity
+from wsi_pipeline.outputs.colours import colours
 from wsi_pipeline.scoring.filing import file_slide
 from wsi_pipeline.scoring.folder import read_summary
 from wsi_pipeline.scoring.pipeline import score_slide
@@ -43,8 +46,6 @@ def engine(tiny_bundle):
 @pytest.fixture(scope="module")
 def results(engine, section, tmp_path_factory):
     """The folder of a TIFF's result, and that of a DICOM slide's with the slide."""
-    from tests.helpers.made import config_of_tiny, write_slide
-
     base, config = tmp_path_factory.mktemp("dicom"), config_of_tiny()
     rgb = section.rgb[:576, :576]
     plain = write_slide(base / "block A1.tif", rgb, downsamples=(4,))
@@ -231,10 +232,49 @@ def test_under_a_pseudonym_nothing_of_the_patient_leaves(exported, results):
     assert results["hidden"][0].name.encode() in exported["hidden"][0].read_bytes()
 
 
-def test_the_same_result_gives_the_same_bytes(exported, results):
+def test_the_same_result_gives_the_same_bytes(exported, results, tmp_path):
     before = [path.read_bytes() for path in exported["dicom"]]
     time.sleep(1.1)  # DICOM counts seconds
-    assert before == [path.read_bytes() for path in write_dicom(*results["dicom"])]
+    copy = tmp_path / "copy"
+    shutil.copytree(results["dicom"][0], copy, copy_function=shutil.copyfile)
+    assert before == [path.read_bytes() for path in write_dicom(copy, results["dicom"][1])]
+
+
+def test_a_map_that_was_changed_since_is_refused(results, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(results["tiff"][0], copy)
+    scores = read_cellularity(copy / "cellularity-fine.ome.tiff")
+    write_cellularity(
+        copy / "cellularity-fine.ome.tiff", replace(scores, cellularity=scores.cellularity / 2)
+    )
+    with pytest.raises(
+        ResultError, match=r"cellularity-fine.ome.tiff: is gone, or not what it was"
+    ):
+        write_dicom(copy)
+
+
+def test_a_configuration_that_hides_names_hides_them_here_too(results, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(results["dicom"][0], copy)
+    for path in write_dicom(copy, names="digest"):
+        content = path.read_bytes()
+        assert not any(word in content for word in (b"Doe", b"P-4711", b"1.dcm", b"1.2.3.4"))
+
+
+def test_names_keep_their_letters_and_colours_are_the_results_own(
+    engine, section, tmp_path, make_slide
+):
+    config = config_of_tiny()
+    config = config.model_copy(
+        update={"overlay": config.overlay.model_copy(update={"palette": "plasma"})}
+    )
+    slide = make_slide(section.rgb[:320, :320], name="Größe µ 李.tif")
+    score_slide(slide, tmp_path / "out", engine, config)
+    paths = write_dicom(tmp_path / "out" / "Größe µ 李")
+    assert dcmread(paths[0]).SeriesDescription == "Cellularity of Größe µ 李.tif"
+    state = dcmread(paths[1])
+    red = np.frombuffer(state.RedPaletteColorLookupTableData, np.uint16) // 257
+    np.testing.assert_array_equal(red, colours("plasma")[:, 0])
 
 
 def test_a_dicom_slide_has_to_be_named_and_be_the_one(results, make_slide, section, tmp_path):

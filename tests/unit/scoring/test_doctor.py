@@ -3,7 +3,7 @@ import pytest
 
 from wsi_pipeline.model.bundle import BUNDLED_MODEL, ModelBundle
 from wsi_pipeline.scoring import doctor
-from wsi_pipeline.scoring.doctor import LARGEST_ERROR, machine, sample_tiles, ways
+from wsi_pipeline.scoring.doctor import LARGEST_ERROR, gpu_ways, machine, sample_tiles, ways
 
 
 def test_a_machine_says_what_it_has(tmp_path):
@@ -46,6 +46,41 @@ def test_a_gpu_that_is_not_there_is_a_way_that_fails_with_a_word():
     assert found
     assert all(way.failure for way in found)
     assert not any(way.chosen for way in found)
+
+
+def test_every_form_of_torch_scores_alike_or_says_why_it_cannot_run(tiny_bundle):
+    """On a CPU, which has them all but for captured graphs; compiling wants a C++ compiler."""
+    found = gpu_ways(ModelBundle.load(tiny_bundle), "cpu")
+    assert [way.name for way in found] == [
+        "eager, float32", "autocast, bfloat16", "compiled, bfloat16",
+    ]  # fmt: skip
+    eager, autocast, compiled = found
+    assert eager.largest_error == 0
+    assert autocast.failure is None
+    assert 0 < autocast.largest_error <= LARGEST_ERROR
+    assert compiled.failure or compiled.largest_error <= LARGEST_ERROR
+    assert [way.chosen for way in found] == [False, True, False]
+
+
+@pytest.mark.gpu
+def test_the_captured_graph_is_what_scoring_takes_on_a_gpu():
+    found = {way.name: way for way in gpu_ways(ModelBundle.load(BUNDLED_MODEL), "cuda")}
+    captured = found["captured graph, bfloat16"]
+    assert captured.failure is None
+    assert captured.chosen
+    assert captured.largest_error <= LARGEST_ERROR
+
+
+def test_a_form_that_fails_is_a_word_and_not_the_end(tiny_bundle, monkeypatch):
+    import torch
+
+    def fails(*_args, **_more):
+        raise RuntimeError("no compiler here\nand much more")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    found = gpu_ways(ModelBundle.load(tiny_bundle), "cpu")
+    assert found[2].failure == "no compiler here"
+    assert found[1].chosen
 
 
 def test_the_sample_is_tissue_in_eight_views():
