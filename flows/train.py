@@ -83,7 +83,7 @@ def train_seg(config: Path, data: Path = Path(), run: Path | None = None) -> Sta
     persist_result=False,
 )
 def train_reg(
-    config: Path, data: Path = Path(), run: Path | None = None, init: Path | None = None
+    config: Path, data: Path = Path(), run: Path | None = None, init: str | None = None
 ) -> State[Path]:
     """Train stage 2, the whole network, and export its bundle to the run's folder.
 
@@ -94,7 +94,7 @@ def train_reg(
         config: YAML file; see configs/reg-demo.yaml.
         data: Folder that the data's root is relative to.
         run: Folder of the run; runs/<name of the config> if left out.
-        init: Folder of a run to start from, usually of stage 1.
+        init: Folder of a run to start from, usually of stage 1, or a bundle.
 
     """
     folder = run_folder(run, config).absolute()
@@ -118,7 +118,7 @@ def train_and_promote(
     config: Path,
     held_out: Path,
     seg: Path | None = None,
-    init: Path | None = None,
+    init: str | None = None,
     data: Path = Path(),
     run: Path | None = None,
     models: Path = Path("models"),
@@ -135,7 +135,7 @@ def train_and_promote(
             `part` of it (for BreastPathQ test), and `window` to cut unjudged ones into squares.
             Pictures that training learns from or is validated by are refused.
         seg: YAML file of stage 1; left out, stage 2 alone is trained.
-        init: Folder of a run for stage 2 to start from, in place of `seg`.
+        init: Folder of a run, or a bundle, for stage 2 to start from, in place of `seg`.
         data: Folder that the roots of all data are relative to.
         run: Folder that gets the runs, as `seg` and `reg`; runs/<name of the config> if left out.
         models: Folder of models, with a link `current` to the bundle in use.
@@ -153,8 +153,8 @@ def train_and_promote(
         except WsiError as error:
             return Failed(message=str(error), data=error)
     if seg is not None:
-        init = folder / "seg"
-        trained = train_seg(seg, data, init, return_state=True)
+        init = str(folder / "seg")
+        trained = train_seg(seg, data, folder / "seg", return_state=True)
         if not trained.is_completed():
             return Failed(message=trained.message)
     trained = train_reg(config, data, folder / "reg", init, return_state=True)

@@ -22,7 +22,7 @@ class Command(Generic[Config]):
 
     config: Config
     run: Path
-    init: Path | None
+    init: str | None
 
 
 def command(
@@ -43,7 +43,7 @@ def command(
     """
     parser = argparse.ArgumentParser(prog=prog, description=about)
     parser.add_argument("--config", type=Path, required=True, help="YAML file")
-    parser.add_argument("--init", type=Path, help=init)
+    parser.add_argument("--init", metavar="RUN or BUNDLE", help=init)
     parser.add_argument(
         "--data", type=Path, default=Path(), help="folder that the data's root is relative to"
     )

@@ -36,8 +36,9 @@ from training.fit import (
 from training.losses import focal_loss
 from training.metrics import confusion_matrix, mean_absolute_error, prediction_probability
 from training.pretrained import imagenet_weights
-from training.run import open_run, trained_weights
-from training.seg import require_normalised_alike, segmentation_metrics
+from training.run import open_run
+from training.seg import segmentation_metrics
+from training.start import Start
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.geometry import Mpp
 from wsi_pipeline.model.architecture import CLASSES, REGRESSION_STRIDE, Architecture
@@ -192,14 +193,14 @@ def _agreement(prefix: str, truth: NDArray[np.floating], scores: NDArray[np.floa
     }
 
 
-def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBundle:
+def train_regression(config: RegConfig, run: Path, init: str | Path | None) -> ModelBundle:
     """Train stage 2 in a run's folder, from its last checkpoint on, and export the bundle there.
 
     Args:
         config: what to do.
         run: folder of the run.
-        init: a run to start from: of stage 1 for its segmentation network, or of stage 2 to train
-            its whole network further.
+        init: what to start from: a run of stage 1 for its segmentation network, or a run of stage 2
+            or a bundle to train its whole network further.
 
     """
     with first_process_first():
@@ -217,7 +218,7 @@ def train_regression(config: RegConfig, run: Path, init: Path | None) -> ModelBu
     if config.bias_at_median and not config.architecture.area_ratio:
         nn.init.constant_(network.head.bias, median_logit(pictures))
     if init is not None:
-        _initialise(network, init)
+        _initialise(network, Start.of(init))
     stage = RegStage(network, config)
     fit(run, config.fit, stage, training, validation)
     bundle = export(network, config, validation)
@@ -268,24 +269,25 @@ def export(
     return ModelBundle.of(network, card.model_copy(update={"metrics": metrics}))
 
 
-def _initialise(network: RegressionNetwork, init: Path) -> None:
-    weights = trained_weights(init)
-    if any(name.startswith("regression.") for name in weights):
+def _initialise(network: RegressionNetwork, start: Start) -> None:
+    ours = network.architecture
+    start.require_normalised_alike(ours.mean, ours.std)
+    if start.is_of_stage_2:
         try:
-            network.load_state_dict(weights)
+            network.load_state_dict(start.weights)
         except RuntimeError as error:
-            raise ConfigError(f"{init} is a run of another network: {error}") from error
+            raise ConfigError(f"{start.source} is of another network: {error}") from error
     elif isinstance(network, GuidedRegressionNetwork):
-        ours = network.architecture
-        theirs = require_normalised_alike(init, ours.mean, ours.std)
-        if (upsampling := theirs.get("upsampling", "corners")) != ours.upsampling:
+        if start.upsampling != ours.upsampling:
             raise ConfigError(
-                f"{init} was trained with upsampling {upsampling}, and here it is "
+                f"{start.source} was trained with upsampling {start.upsampling}, and here it is "
                 f"{ours.upsampling}: its outlines would be shifted. Set the same."
             )
-        network.load_segmentation(weights)
+        network.load_segmentation(start.weights)
     else:
-        raise ConfigError(f"{init} is a run of stage 1, which a plain regression has no use for.")
+        raise ConfigError(
+            f"{start.source} is a run of stage 1, which a plain regression has no use for."
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -296,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             arguments,
             prog="python -m training.reg",
             about=main.__doc__,
-            init="finished run to start from, usually of stage 1",
+            init="finished run, usually of stage 1, or a bundle to start from",
         )
         with processes(chosen.config.fit.device):
             bundle = train_regression(chosen.config, chosen.run, chosen.init)

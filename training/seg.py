@@ -28,7 +28,8 @@ from training.fit import FitConfig, Metrics, choose_device, fit, to_device
 from training.losses import centre_loss, focal_loss, tumour_near_loss
 from training.metrics import confusion_matrix, mean_iou, pixel_accuracy
 from training.pretrained import imagenet_weights
-from training.run import config_of, open_run, trained_weights
+from training.run import open_run
+from training.start import Start
 from wsi_pipeline.errors import ConfigError, WsiError
 from wsi_pipeline.model.architecture import CLASSES, Architecture, LogitStride, Upsampling
 from wsi_pipeline.model.network import SegmentationNetwork
@@ -202,14 +203,14 @@ def segmentation_metrics(confusion: NDArray[np.int64]) -> Metrics:
 
 
 def train_segmentation(
-    config: SegConfig, run: Path, init: Path | None = None
+    config: SegConfig, run: Path, init: str | Path | None = None
 ) -> SegmentationNetwork:
     """Train stage 1 in a run's folder, from its last checkpoint on, and return its network.
 
     Args:
         config: what to do.
         run: folder of the run.
-        init: a finished run of stage 1 to start from.
+        init: a finished run of stage 1, or a bundle, to start from.
 
     """
     with first_process_first():
@@ -223,46 +224,27 @@ def train_segmentation(
     torch.manual_seed(config.fit.seed)
     stage = SegStage(config if init is None else config.model_copy(update={"imagenet": None}))
     if init is not None:
-        _initialise(stage.network, init, config)
+        _initialise(stage.network, Start.of(init), config)
     fit(run, config.fit, stage, training, validation)
     return stage.network
 
 
-def require_normalised_alike(
-    init: Path, mean: tuple[float, ...], std: tuple[float, ...]
-) -> dict[str, Any]:
-    """See that a run's network was given pixels as this one will be; return its configuration.
-
-    Raises:
-        ConfigError: If it was not: no weight's shape would tell.
-
-    """
-    theirs = config_of(init)
-    for name, ours in (("mean", mean), ("std", std)):
-        if theirs.get(name, list(ours)) != list(ours):
-            raise ConfigError(
-                f"{init} was trained with {name} {theirs[name]}, and here it is {list(ours)}: its "
-                "weights would see other colours. Set the same."
-            )
-    return theirs
-
-
-def _initialise(network: SegmentationNetwork, init: Path, config: SegConfig) -> None:
-    """Take over a run's weights; a head of another stride stays fresh.
+def _initialise(network: SegmentationNetwork, start: Start, config: SegConfig) -> None:
+    """Take over trained weights; a head of another stride stays fresh.
 
     Raises:
         ConfigError: If there are none or they are of another network.
 
     """
-    weights = trained_weights(init)
-    require_normalised_alike(init, config.mean, config.std)
+    start.require_normalised_alike(config.mean, config.std)
+    weights = start.segmentation()
     own = network.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
     missing = [k for k in own if k not in fitting and not k.startswith(_HEADS)]
     if missing:
         raise ConfigError(
-            f"{init} is a run of another network: {missing[0]} and {len(missing) - 1} more are "
-            "missing or of another shape. Give a run of stage 1 with the same backbone."
+            f"{start.source} is of another network: {missing[0]} and {len(missing) - 1} more are "
+            "missing or of another shape. Give a run or a bundle with the same backbone."
         )
     network.load_state_dict(fitting, strict=False)
 
@@ -275,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             arguments,
             prog="python -m training.seg",
             about=main.__doc__,
-            init="finished run of stage 1 to start from",
+            init="finished run of stage 1, or a bundle, to start from",
         )
         with processes(chosen.config.fit.device):
             train_segmentation(chosen.config, chosen.run, chosen.init)

@@ -88,7 +88,7 @@ def trained(api: SyncPrefectClient, workplace: Path) -> tuple[State[Path], State
     runs = workplace / "runs"
     first = train_seg(workplace / "seg.yaml", run=runs / "seg", return_state=True)
     second = train_reg(
-        workplace / "reg.yaml", run=runs / "reg", init=runs / "seg", return_state=True
+        workplace / "reg.yaml", run=runs / "reg", init=str(runs / "seg"), return_state=True
     )
     return first, second
 
@@ -133,7 +133,7 @@ def test_a_run_that_cannot_begin_fails_with_the_commands_message(
     assert len(state.message.splitlines()) == 1
 
     state = train_reg(
-        workplace / "reg.yaml", run=tmp_path / "run", init=tmp_path / "none", return_state=True
+        workplace / "reg.yaml", run=tmp_path / "run", init=str(tmp_path / "none"), return_state=True
     )
     assert state.is_failed()
     assert "checkpoint.pt does not exist; give the folder of a finished" in (state.message or "")

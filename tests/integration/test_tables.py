@@ -201,7 +201,8 @@ def test_the_area_ratio_is_what_the_nuclei_of_stage_1_give(made):
         with torch.no_grad():
             classes = stage.network(torch.from_numpy(rgb.copy())[None])[0].argmax(0)
         again = unpack(of_nuclei(rgb, classes.numpy().astype(np.uint8))).cellularity
-        assert derived == pytest.approx(again, abs=1e-6)
+        # Here one by one, there in batches: a pixel between two classes may go either way.
+        assert derived == pytest.approx(again, abs=1e-4)
 
 
 def test_an_untaught_guide_has_the_weights_of_imagenet(made):

@@ -87,7 +87,7 @@ def test_the_bundle_holds_what_was_measured(runs, workplace):
             network, validation_batches(data.cellularity("validation")), torch.device("cpu")
         ),
     )
-    assert card.metrics == pytest.approx(again, abs=1e-6)
+    assert card.metrics == pytest.approx(again, abs=1e-5)
 
 
 def test_a_model_for_coarser_pixels(workplace, section, tmp_path):
@@ -129,7 +129,8 @@ def test_a_slide_is_scored_as_in_training(runs, workplace, section, make_slide, 
     corners = [(x, y) for y in (0, 512) for x in (0, 512)]
     assert len(set(in_training)) == len(corners)
     for corner, score in zip(corners, in_training, strict=True):
-        assert in_pipeline[corner] == pytest.approx(score, abs=1e-6), corner
+        # One picture or several at once: torch chooses other kernels by that and by the processor.
+        assert in_pipeline[corner] == pytest.approx(score, abs=1e-5), corner
 
 
 def test_an_interrupted_run_ends_in_the_same_weights(runs, workplace, tmp_path):
@@ -182,6 +183,30 @@ def test_stage_1_goes_on_from_another_with_a_finer_head(runs, workplace, tmp_pat
     ):
         with pytest.raises(SystemExit, match=message):
             seg.main([*arguments, "--run", str(tmp_path / message), "--set", changed])
+
+
+def test_both_stages_start_from_a_bundle(runs, workplace, tmp_path):
+    """Its user has a bundle, and no run that it came from."""
+    bundle = ModelBundle.load(runs[1] / "bundle").network().state_dict()
+    settings = ["--set", "fit.epochs=1", "--set", "learning_rate=1e-9", "--set", "fit.average=null"]
+    stages = (
+        (seg, "seg-smoke.yaml", lambda name: f"segmentation.{name}"),
+        (reg, "reg-smoke.yaml", lambda name: name),
+    )
+    for stage, config, theirs in stages:
+        run = tmp_path / config
+        stage.main(
+            f"--config {workplace / config} --run {run} --init {runs[1] / 'bundle'}".split()
+            + settings
+        )
+        for name, tensor in trained_weights(run).items():
+            if name.endswith("weight"):
+                torch.testing.assert_close(tensor, bundle[theirs(name)], rtol=0, atol=1e-6)
+    with pytest.raises(SystemExit, match=r"bundle was trained with mean .* would see other colours"):
+        reg.main(
+            f"--config {workplace / 'reg-smoke.yaml'} --run {tmp_path / 'other'} "
+            f"--init {runs[1] / 'bundle'} --set architecture.mean=[0.1,0.2,0.3]".split()
+        )
 
 
 def test_a_guide_is_not_upsampled_otherwise_than_it_was_trained(runs, workplace, tmp_path):
