@@ -16,12 +16,12 @@ from pathlib import Path
 
 from pydicom import Dataset
 
-from wsi_pipeline.errors import ConfigError, OutputError, ResultError
+from wsi_pipeline.errors import ConfigError, OutputError
+from wsi_pipeline.export import finished
 from wsi_pipeline.export.dicom_source import source_of
 from wsi_pipeline.files import atomic_path
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
 from wsi_pipeline.scoring.filing import Names, pseudonym
-from wsi_pipeline.scoring.folder import output_file, read_summary
 
 FOLDER = "dicom"
 MAP, COLOURS, REPORT = "cellularity.dcm", "colours.dcm", "report.dcm"
@@ -52,22 +52,14 @@ def write_dicom(folder: Path, location: str | None = None, names: Names = "file"
             f"DICOM needs a package that is not installed ({error.name}). Run: "
             'pip install "wsi-pipeline[dicom]"'
         ) from error
-    summary = read_summary(folder)
-    if summary is None or summary.cellularity is None:
-        raise ResultError(f"{folder}: there is no finished result here. Run `wsi score` first.")
+    summary = finished.scored_summary(folder)
     slide, palette = summary.provenance.slide, summary.provenance.config.overlay.palette
     source = source_of(slide, location, names)
     called = pseudonym(slide.digest) if names == "digest" else slide.name
-    finest = "cellularity-fine.ome.tiff"
-    name = finest if finest in summary.outputs else "cellularity.ome.tiff"
-    was = summary.outputs.get(name)
-    if was is None or not (folder / name).is_file() or output_file(folder / name) != was:
-        raise ResultError(
-            f"{folder / name}: is gone, or not what it was when its figures were written. Run the "
-            "same `wsi score` again, which writes it anew."
-        )
-    scores = read_cellularity(folder / name)
-    made = parametric_map(scores, source, summary, was.digest, called)
+    name = finished.FINE_MAP if finished.FINE_MAP in summary.outputs else finished.MAP
+    scores = read_cellularity(finished.own_file(folder, summary, name))
+    digest = summary.outputs[name].digest
+    made = parametric_map(scores, source, summary, digest, called)
     objects = {
         MAP: made,
         COLOURS: colours_of(made, palette),

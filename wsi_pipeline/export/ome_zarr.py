@@ -5,6 +5,7 @@
     RESULT.ome.zarr/
         cellularity         float32 [y, x], NaN where nothing was scored
         cellularity-fine    the same in cells of 32 µm, of models that tell
+        classes             float32 [c, y, x], shares of the nuclei's classes in cells of the map
         overlay             uint8 [c, y, x], the slide with the map over it
 
 All are multiscale, with axes in µm from the corner of level 0 of the slide. A pixel has the
@@ -24,19 +25,21 @@ import zarr
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import OutputError, ResultError
-from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.export.finished import FINE_MAP, MAP, OVERLAY, TILES, own_file, scored_summary
+from wsi_pipeline.facts import TilingFacts
+from wsi_pipeline.geometry import Size
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
-from wsi_pipeline.outputs.score_map import ScoreMap
+from wsi_pipeline.outputs.score_map import ScoreMap, blend, block_mean
 from wsi_pipeline.outputs.summary import SlideSummary
-from wsi_pipeline.scoring.folder import read_summary
+from wsi_pipeline.outputs.tile_table import read_parquet
 
 VERSION = "0.5"
 SMALLEST = 64
 """Cells of the long side at which a pyramid ends."""
 
 _CHUNK = 512
-_MAPS = ("cellularity", "cellularity-fine")
-_OVERLAY = "overlay.tif"
+_CLASS_COLOURS = ("808080", "00C800", "285AFF", "EB1E1E", "FFC800", "00C8C8")
+"""Of classes in their order, as `training.seg` draws them, but for the background."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,11 @@ def write_ome_zarr(folder: Path, target: Path) -> Path:
         target: the new store; must not exist.
 
     Raises:
-        ResultError: if there is no scored result, or a file of it is damaged.
+        ResultError: if there is no scored result, or a file of it is missing or damaged.
         OutputError: if the target exists, or cannot be written.
 
     """
-    summary = read_summary(folder)
-    if summary is None or summary.status != "scored":
-        raise ResultError(f"{folder}: there is no finished result here. Run `wsi score` first.")
+    summary = scored_summary(folder)
     if target.exists():
         raise OutputError(f"{target}: is there already. Delete it, or choose another name.")
     partial = target.with_name(f".partial-{target.name}")
@@ -77,11 +78,16 @@ def write_ome_zarr(folder: Path, target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         root = zarr.create_group(str(partial), zarr_format=3)
-        for name in _MAPS:
-            path = folder / f"{name}.ome.tiff"
-            if path.name in summary.outputs:
-                _write_map(root.create_group(name), read_cellularity(path), summary)
-        _write_overlay(root.create_group("overlay"), folder / _OVERLAY, summary)
+        coarse = read_cellularity(own_file(folder, summary, MAP))
+        _write_map(root.create_group("cellularity"), coarse, summary)
+        if FINE_MAP in summary.outputs:
+            fine = read_cellularity(own_file(folder, summary, FINE_MAP))
+            _write_map(root.create_group("cellularity-fine"), fine, summary)
+        shares = class_shares(own_file(folder, summary, TILES), coarse)
+        if shares:
+            _write_classes(root.create_group("classes"), shares, coarse, summary)
+        overlay = own_file(folder, summary, OVERLAY)
+        _write_overlay(root.create_group("overlay"), overlay, coarse, summary)
         partial.rename(target)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror or error}).") from error
@@ -90,10 +96,62 @@ def write_ome_zarr(folder: Path, target: Path) -> Path:
     return target
 
 
-def _write_map(group: zarr.Group, score_map: ScoreMap, summary: SlideSummary) -> None:
-    levels = []
+def class_shares(tiles: Path, score_map: ScoreMap) -> dict[str, NDArray[np.float32]]:
+    """Lay the tiles' shares of classes out on the map's cells, as their scores are.
+
+    Args:
+        tiles: the result's ``tiles.parquet``.
+        score_map: its map.
+
+    Returns:
+        float32 [rows, columns] of each class, NaN where nothing was scored; empty of models that
+        tell no classes.
+
+    """
+    table, made = read_parquet(tiles)
+    tiling, classes = TilingFacts.model_validate(made["tiling"]), made["scoring"]["classes"]
+    if not np.isfinite(table.class_fraction).any():
+        return {}
+    rows, columns = score_map.cellularity.shape
+    m_tile = tiling.grid.tile_px / tiling.grid.stride_px
+    return {
+        name: blend(table.class_fraction[:, number], table.m_xy, Size(columns, rows), m_tile)
+        for number, name in enumerate(classes)
+    }
+
+
+def _write_classes(
+    group: zarr.Group,
+    shares: dict[str, NDArray[np.float32]],
+    score_map: ScoreMap,
+    summary: SlideSummary,
+) -> None:
+    levels: list[Level] = []
+    factor = 1
+    while True:
+        number = str(len(levels))
+        stack = np.stack([block_mean(share, factor) for share in shares.values()])
+        _write(group, number, stack, ("c", "y", "x"))
+        levels.append(Level(number, score_map.cell_um * factor, _corner_um(score_map)))
+        if max(stack.shape[1:]) <= SMALLEST:
+            break
+        factor *= 2
+    window = {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0}
+    channels = [
+        {"label": name, "color": _CLASS_COLOURS[place % len(_CLASS_COLOURS)], "window": window}
+        for place, name in enumerate(shares)
+    ]
+    axes = [{"name": "c", "type": "channel"}, *_space("y", "x")]
+    _describe(group, levels, axes, channels, summary)
+
+
+def _corner_um(score_map: ScoreMap) -> tuple[float, float]:
     x, y = score_map.l0_origin
-    corner = (x * score_map.mpp, y * score_map.mpp)
+    return x * score_map.mpp, y * score_map.mpp
+
+
+def _write_map(group: zarr.Group, score_map: ScoreMap, summary: SlideSummary) -> None:
+    levels, corner = [], _corner_um(score_map)
     for number, level in enumerate(_pyramid(score_map)):
         _write(group, str(number), level.cellularity, ("y", "x"))
         levels.append(Level(str(number), level.cell_um, corner))
@@ -113,19 +171,22 @@ def _pyramid(score_map: ScoreMap) -> Iterator[ScoreMap]:
         factor *= 2
 
 
-def _write_overlay(group: zarr.Group, path: Path, summary: SlideSummary) -> None:
-    """Copy the overlay's levels, strip by strip: memory does not grow with the slide."""
-    slide = summary.provenance.slide
+def _write_overlay(
+    group: zarr.Group, path: Path, score_map: ScoreMap, summary: SlideSummary
+) -> None:
+    """Copy the overlay's levels, strip by strip: memory does not grow with the slide.
+
+    It shows what the maps do, and begins at their corner.
+    """
     levels = []
     try:
         with tifffile.TiffFile(path) as tiff:
-            bounds = _bounds_um(path.parent, Mpp(slide.mpp))
             for number, page in enumerate(tiff.pages):
                 rows, columns = page.shape[:2]
                 array = _make(group, str(number), (3, rows, columns), "uint8", ("c", "y", "x"))
                 for top, strip in _strips(page):
                     array[:, top : top + len(strip)] = strip.transpose(2, 0, 1)
-                levels.append(Level(str(number), _pixel_um(page), bounds))
+                levels.append(Level(str(number), _pixel_um(page), _corner_um(score_map)))
     except (tifffile.TiffFileError, ValueError, RuntimeError, KeyError) as error:
         raise ResultError(f"{path}: cannot be read ({error}). Run `wsi heatmap` again.") from error
     window = {"min": 0, "max": 255, "start": 0, "end": 255}
@@ -152,12 +213,6 @@ def _strips(page: Any) -> Iterator[tuple[int, NDArray[np.uint8]]]:  # noqa: ANN4
 def _pixel_um(page: Any) -> float:  # noqa: ANN401 - tifffile's
     numerator, denominator = page.tags["XResolution"].value
     return float(1e4 * denominator / numerator)
-
-
-def _bounds_um(folder: Path, mpp: Mpp) -> tuple[float, float]:
-    """Return the corner of what overlays show, in µm: that of the maps."""
-    x, y = read_cellularity(folder / "cellularity.ome.tiff").l0_origin
-    return x * mpp, y * mpp
 
 
 def _write(group: zarr.Group, name: str, values: NDArray[Any], axes: tuple[str, ...]) -> None:

@@ -10,9 +10,9 @@ They call what QuPath has since version 0.4, as its source says: for the open sl
 from pathlib import Path
 
 from wsi_pipeline.bed.outline import BED
-from wsi_pipeline.errors import OutputError, ResultError
+from wsi_pipeline.errors import OutputError
+from wsi_pipeline.export.finished import scored_summary
 from wsi_pipeline.files import atomic_path
-from wsi_pipeline.scoring.folder import read_summary
 
 PROJECT, SHOW, SEND = "make-project.groovy", "show.groovy", "send-bed.groovy"
 DRAWN = "bed-drawn.geojson"
@@ -110,9 +110,7 @@ def write_qupath(folder: Path, slide: str | None = None) -> list[Path]:
         OutputError: if the folder cannot be written.
 
     """
-    summary = read_summary(folder)
-    if summary is None or summary.status != "scored":
-        raise ResultError(f"{folder}: there is no finished result here. Run `wsi score` first.")
+    scored_summary(folder)
     place = groovy_string(folder.absolute().as_posix())
     own_slide = None if slide is None else groovy_string(Path(slide).absolute().as_posix())
     scripts = {

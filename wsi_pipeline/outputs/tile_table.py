@@ -115,7 +115,9 @@ def read_parquet(path: Path) -> tuple[TileTable, dict[str, Any]]:
         pen=column("pen_fraction"),
         cellularity=column("cellularity"),
         cellularity_std=column("cellularity_std"),
-        class_fraction=np.column_stack([column(name) for name in class_columns]),
+        class_fraction=np.column_stack(
+            [np.zeros((len(stored), 0), np.float32), *map(column, class_columns)]
+        ),
     )
     metadata: dict[str, Any] = json.loads(stored.schema.metadata[_METADATA_KEY])
     return table, metadata

@@ -1,0 +1,44 @@
+"""Finished results, as exports take them: whole, or refused with a word."""
+
+from pathlib import Path
+
+from wsi_pipeline.errors import ResultError
+from wsi_pipeline.outputs.summary import SlideSummary
+from wsi_pipeline.scoring.folder import output_file, read_summary
+
+FINE_MAP, MAP = "cellularity-fine.ome.tiff", "cellularity.ome.tiff"
+OVERLAY = "overlay.tif"
+TILES = "tiles.parquet"
+
+
+def scored_summary(folder: Path) -> SlideSummary:
+    """Read the figures of a scored slide.
+
+    Args:
+        folder: the slide's results.
+
+    Raises:
+        ResultError: if there are none.
+
+    """
+    summary = read_summary(folder)
+    if summary is None or summary.status != "scored":
+        raise ResultError(f"{folder}: there is no finished result here. Run `wsi score` first.")
+    return summary
+
+
+def own_file(folder: Path, summary: SlideSummary, name: str) -> Path:
+    """Return the path of a file that belongs to these figures, by all its bytes.
+
+    Raises:
+        ResultError: if it is gone, or another than when the figures were written: no export shows
+            a map beside the figures of another run.
+
+    """
+    path, was = folder / name, summary.outputs.get(name)
+    if was is None or not path.is_file() or output_file(path) != was:
+        raise ResultError(
+            f"{path}: is gone, or not what it was when its figures were written. Run the same "
+            "`wsi score` again, which writes it anew."
+        )
+    return path
