@@ -107,6 +107,10 @@ def export(
         Path | None,
         typer.Option("--ome-zarr", help="New OME-Zarr store with maps and overlay: NGFF 0.5."),
     ] = None,
+    spatialdata: Annotated[
+        Path | None,
+        typer.Option("--spatialdata", help="New SpatialData store with maps, tiles and bed."),
+    ] = None,
     qupath: Annotated[
         bool, typer.Option("--qupath", help="Write scripts for QuPath into FOLDER/qupath.")
     ] = False,
@@ -127,14 +131,17 @@ def export(
     from wsi_pipeline.scoring.slide_arguments import one_slide
 
     own_slide = None if slide is None else one_slide(slide)
-    if ome_zarr is None and not qupath and not dicom:
+    if ome_zarr is None and spatialdata is None and not qupath and not dicom:
         raise ConfigError(
-            "Nothing to export. Name a form: --ome-zarr NAME.ome.zarr, --qupath or --dicom."
+            "Nothing to export. Name a form: --ome-zarr NAME.ome.zarr, --spatialdata NAME.zarr, "
+            "--qupath or --dicom."
         )
     if to is not None and not dicom:
         raise ConfigError(f"--to {to}: only DICOM files can be sent there. Add --dicom.")
     if ome_zarr is not None:
         typer.echo(shown(f"{write_ome_zarr(folder, ome_zarr)}"))
+    if spatialdata is not None:
+        typer.echo(shown(f"{_spatial_data(folder, spatialdata)}"))
     if qupath:
         for script in write_qupath(folder, own_slide):
             typer.echo(shown(script))
@@ -149,3 +156,14 @@ def export(
         if to is not None:
             sent = send(files, to)
             typer.echo(shown(f"{sent} of {len(files)} sent to {to}; the others were there."))
+
+
+def _spatial_data(folder: Path, target: Path) -> Path:
+    try:
+        from wsi_pipeline.export.spatial_data import write_spatial_data
+    except ImportError as error:
+        raise ConfigError(
+            f"SpatialData needs a package that is not installed ({error.name}). Run: "
+            'pip install "wsi-pipeline[spatialdata]"'
+        ) from error
+    return write_spatial_data(folder, target)

@@ -7,7 +7,7 @@ from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.scoring.folder import output_file, read_summary
 
 FINE_MAP, MAP = "cellularity-fine.ome.tiff", "cellularity.ome.tiff"
-OVERLAY = "overlay.tif"
+OVERLAY, THUMBNAIL, TISSUE = "overlay.tif", "thumbnail.png", "tissue.png"
 TILES = "tiles.parquet"
 
 
