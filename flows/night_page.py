@@ -33,7 +33,9 @@ def night_name(started: datetime, how: str) -> str:
 def counted(night: NightReport) -> str:
     """Return how many slides ended how, without those that were left alone."""
     count = Counter(outcome.status for outcome in night.outcomes)
-    named = [f"{count[status]:,} {status}" for status in ("scored", "refused", "failed")]
+    named = [
+        f"{count[status]:,} {status}" for status in ("scored", "estimated", "refused", "failed")
+    ]
     counts = ", ".join(each for each in named if not each.startswith("0 ")) or "nothing new"
     return counts if night.is_whole else f"{counts}, ended early"
 
@@ -41,9 +43,10 @@ def counted(night: NightReport) -> str:
 def headline(night: NightReport) -> str:
     """Return how a night went, in one line."""
     count = Counter(outcome.status for outcome in night.outcomes)
+    estimated = f"{count['estimated']} estimated, " if count["estimated"] else ""
     return (
-        f"{count['scored']} slides scored, {count['refused']} refused, {count['failed']} failed, "
-        f"{count['left']} left alone."
+        f"{count['scored']} slides scored, {estimated}{count['refused']} refused, "
+        f"{count['failed']} failed, {count['left']} left alone."
     )
 
 
@@ -108,7 +111,7 @@ def page(
 def _figures(outcome: Outcome) -> tuple[str, str, str]:
     summary = outcome.summary
     if summary is None:
-        return "", "", ""
+        return _mean(outcome), "", ""
     tissue, coverage = f"{summary.tissue_area_mm2:.1f} mm²", f"{100 * summary.coverage:.0f} %"
     cellularity = summary.cellularity
     interval = None if cellularity is None else cellularity.mean_95_interval
@@ -122,7 +125,9 @@ def _figures(outcome: Outcome) -> tuple[str, str, str]:
 
 
 def _mean(outcome: Outcome) -> str:
-    summary = outcome.summary
+    summary, estimate = outcome.summary, outcome.estimate
+    if estimate is not None:
+        return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f} %, estimated"
     if summary is None or summary.cellularity is None:
         return ""
     return f"{100 * summary.cellularity.mean:.1f} %"

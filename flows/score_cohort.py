@@ -9,6 +9,7 @@ a night that was cut short goes on with the next run. How task runs and the nigh
 type       name
 ========== ========== ============================================================================
 COMPLETED  Scored     the slide is scored
+COMPLETED  Estimated  its mean is known from a part of its tiles; the whole waits for time
 COMPLETED  Left       another run is at work on the slide
 COMPLETED  Refused    all worked as meant, but the slide gives no figure; see `night.outcome`
 FAILED     Failed     of a slide: it is damaged, or something broke
@@ -23,6 +24,7 @@ import time
 from collections import Counter
 from contextvars import copy_context
 from datetime import UTC, datetime
+from datetime import time as clock
 from pathlib import Path
 from uuid import UUID
 
@@ -68,6 +70,8 @@ def score_cohort(
     allow_upsampling: bool | None = None,  # noqa: FBT001 - parameters are passed by name
     device: str | None = None,
     config: Path | None = None,
+    precision: float | None = None,
+    until: clock | None = None,
     again: bool = False,  # noqa: FBT001, FBT002 - parameters are passed by name
     notify: str | None = None,  # noqa: ARG001 - for `flows.notices`
     results_url: HttpUrl | None = None,
@@ -87,6 +91,10 @@ def score_cohort(
         allow_upsampling: Enlarge slides coarser than the model's resolution.
         device: auto, cpu, cuda, cuda:1 or mps.
         config: YAML file; see configs/score.yaml.
+        precision: Estimate every slide's mean to within this first, such as 0.02; then score those
+            whole that may hold most. Left out, `estimate_first` of the configuration.
+        until: When the night ends, such as 06:00, by the clock of this machine; the next goes on.
+            Left out, `until` of the configuration.
         again: Try slides again that have failed for good on an earlier night.
         notify: Name of a notification block, as type/name, that is told if slides fail.
         results_url: Address at which others find what is in `out`, for the artifacts' links.
@@ -97,7 +105,7 @@ def score_cohort(
         try:
             settings = NightConfig.resolve(
                 config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
-            )
+            ).of_night(precision, until)
             cohort = Cohort.prepare(inbox, out, bundle, settings, again=again)
             if cohort.bundle.card.demonstration:
                 logger.warning(
@@ -168,6 +176,8 @@ def as_task_runs(shown: "NightProgress") -> Follow:
             kept.append(outcome)
             if outcome.status == "scored" and outcome.summary is not None:
                 return Completed(name="Scored", message=slide_headline(outcome.summary))
+            if outcome.status == "estimated":
+                return Completed(name="Estimated", message=outcome.reason)
             if outcome.status == "left":
                 return Completed(name="Left", message=outcome.reason)
             if outcome.traceback is not None:
@@ -191,14 +201,14 @@ class NightProgress:
         self._artifact = artifact
         self._lock = threading.Lock()
         self._due = 0.0
-        self._expected: set[str] = set()
+        self._expected: set[tuple[str, bool]] = set()
         self._ended: Counter[str] = Counter()
         self._running: dict[str, float] = {}
 
     def expect(self, job: Job) -> None:
         """Take note of a slide that will be scored, or tried again."""
         with self._lock:
-            self._expected.add(job.slide.folder)
+            self._expected.add((job.slide.folder, job.precision is None))
 
     def follow(self, job: Job) -> "Follower":
         """Return what takes note of a slide's events."""

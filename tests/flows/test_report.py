@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flows import night_page
-from flows.night_page import MAX_PICTURES_CHARS, MAX_ROWS, counted, night_name
+from flows.night_page import MAX_PICTURES_CHARS, MAX_ROWS, counted, headline, night_name, table
 from flows.report import MAX_URI_CHARS, artifact_key, markdown, picture_uri
 from tests.helpers.made import settings_of
 from wsi_pipeline.engine.execution import Execution
 from wsi_pipeline.facts import BundleFacts, SlideFacts
 from wsi_pipeline.night.outcome import Outcome
 from wsi_pipeline.night.report import NightReport
+from wsi_pipeline.outputs.estimate import Estimate
 from wsi_pipeline.outputs.interval import Interval
 from wsi_pipeline.outputs.provenance import Provenance
 from wsi_pipeline.outputs.summary import Cellularity, Histogram, Quality, SlideSummary, TileCounts
@@ -156,6 +157,29 @@ def test_a_nights_name_has_the_date_of_the_place_and_what_came_of_it() -> None:
     assert night_name(EVENING, counted(went)) == "night 2026-11-26: 1 scored, 1 refused"
     assert counted(night(done)) == "nothing new"
     assert counted(night(refused, is_whole=False)) == "1 refused, ended early"
+
+
+def test_an_estimate_is_told_as_one() -> None:
+    estimate = Estimate(
+        of="tissue",
+        mean=0.3,
+        mean_is="a mean",
+        low=0.28,
+        high=0.32,
+        precision=0.02,
+        scored=158,
+        tiles=1076,
+        method="drawn",
+        provenance=SUMMARY.provenance,
+    )
+    drawn = outcome("e.svs", status="estimated", estimate=estimate, reason="158 of 1076 tiles.")
+    went = night(drawn, outcome("a.svs", summary=SUMMARY))
+    assert counted(went) == "1 scored, 1 estimated"
+    assert headline(went) == "1 slides scored, 1 estimated, 0 refused, 0 failed, 0 left alone."
+    assert headline(night()) == "0 slides scored, 0 refused, 0 failed, 0 left alone."
+    rows = {row["slide"]: row for row in table(went)}
+    assert rows["e.svs"]["cellularity of all tissue"] == "28.0 to 32.0 %, estimated"
+    assert rows["e.svs"]["outcome"] == "estimated"
 
 
 def test_a_nights_page_has_figures_and_pictures_within_bounds(tmp_path: Path) -> None:

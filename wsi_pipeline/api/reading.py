@@ -23,6 +23,7 @@ from wsi_pipeline.facts import TilingFacts
 from wsi_pipeline.files import read_regular
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
+from wsi_pipeline.outputs.estimate import ESTIMATE
 from wsi_pipeline.outputs.score_map import ScoreMap
 from wsi_pipeline.outputs.summary import OutputFile, SlideSummary
 from wsi_pipeline.scoring.folder import LOCK, NEXT, SUMMARY
@@ -165,6 +166,11 @@ def _why_none(folder: Path) -> str:
         return f"{folder}: a night came to no result. {night.outcome.reason}"
     if (folder / MAP).exists():
         return f"{folder}: {SUMMARY} is gone, without which nobody knows what is whole. {AGAIN}."
+    if (folder / ESTIMATE).exists():
+        return (
+            f"{folder}: of this slide there is an estimate alone, {ESTIMATE}, and no result yet. "
+            "Run `wsi score` without a precision, which goes on from there."
+        )
     if (folder / LOCK).exists():
         return (
             f"{folder}: this slide is not finished: a run is at work on it, or was interrupted. "

@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,6 +16,9 @@ from wsi_pipeline.files import is_url
 from wsi_pipeline.memory import enough_memory
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.night.config import NightConfig
+from wsi_pipeline.outputs.estimate import Estimate
+from wsi_pipeline.outputs.summary import SlideSummary
+from wsi_pipeline.scoring.estimate import estimate_slide
 from wsi_pipeline.scoring.filing import file_slide
 from wsi_pipeline.scoring.pipeline import score_slide
 from wsi_pipeline.scoring.scorer import start_engine
@@ -62,8 +66,77 @@ def score(
         WsiError: if the slide cannot be scored at all; the message says what to do.
 
     """
+    settings = _settings(config, mpp, allow_upsampling, device, workers, keep_tiles)
+    result = _run(slide, out, bundle, settings, progress, score_slide)
+    assert isinstance(result, Result)  # noqa: S101 - `score_slide` gives nothing else
+    return result
+
+
+def estimate(
+    slide: str | Path,
+    out: str | Path,
+    precision: float,
+    *,
+    bundle: str | Path | ModelBundle | None = None,
+    config: str | Path | None = None,
+    mpp: float | None = None,
+    allow_upsampling: bool | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    bed: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Estimate | Result:
+    """Score as many tiles of a slide as tell its mean to a precision, as `wsi score` does.
+
+    `score` with the same arguments goes on from there to the result.
+
+    Args:
+        slide: as for `score`, and so are all others but for:
+        out: the folder that gets one folder per slide.
+        precision: half the width that the mean's 90 % interval may have, such as 0.02.
+        bundle: the model.
+        config: a YAML file.
+        mpp: pixel size of level 0 in µm.
+        allow_upsampling: whether a slide coarser than the model's resolution may be enlarged.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        workers: threads that read the slide.
+        bed: the outline of a tumour bed, GeoJSON, whose mean is meant then.
+        progress: called with the tiles done and the tiles drawn.
+
+    Returns:
+        the estimate, with `mean`, `low` and `high`; the result itself, if the slide is scored
+        already or the precision takes all of its tiles.
+
+    Raises:
+        WsiError: if the slide cannot be scored at all; the message says what to do.
+
+    """
+    if not 0 < precision < 1:
+        raise ConfigError(
+            f"A precision lies between 0 and 1, such as 0.02, and is not {precision}."
+        )
+    settings = _settings(config, mpp, allow_upsampling, device, workers, None)
+    outline = None if bed is None else place_of(bed)
+    return _run(
+        slide,
+        out,
+        bundle,
+        settings,
+        progress,
+        partial(estimate_slide, precision=precision, bed=outline),
+    )
+
+
+def _settings(
+    config: str | Path | None,
+    mpp: float | None,
+    allow_upsampling: bool | None,  # noqa: FBT001
+    device: str | None,
+    workers: int | None,
+    keep_tiles: bool | None,  # noqa: FBT001
+) -> NightConfig:
     try:
-        settings = NightConfig.resolve(
+        return NightConfig.resolve(
             None if config is None else place_of(config),
             mpp=mpp,
             allow_upsampling=allow_upsampling,
@@ -75,6 +148,17 @@ def score(
         raise ConfigError(
             f"{config}: the configuration cannot be read ({error.strerror}). Name a YAML file."
         ) from error
+
+
+def _run(
+    slide: str | Path,
+    out: str | Path,
+    bundle: str | Path | ModelBundle | None,
+    settings: NightConfig,
+    progress: Progress | None,
+    score_one: Callable[..., Estimate | SlideSummary],
+) -> Estimate | Result:
+    """Start the engine and give one slide to what scores it; a summary becomes a result."""
     location = str(slide) if is_url(str(slide)) else str(place_of(slide))
     folder = place_of(out).absolute()
     model = bundle if isinstance(bundle, ModelBundle) else load_bundle(bundle)
@@ -82,14 +166,14 @@ def score(
         warnings.warn(
             f"{model.card.name} {model.card.version} is a demonstration model: its scores show "
             f"that the pipeline works, and say nothing about a patient. Name another `bundle`.",
-            stacklevel=2,
+            stacklevel=3,
         )
     file = file_slide(one_slide(location), settings.names)
     with enough_memory("Loading the model"):
         engine = start_engine(model, settings)
     with _bar(file.name) if progress is None else nullcontext(progress) as advance:
-        summary = score_slide(file, folder, engine, settings, advance)
-    return Result(folder / file.folder, summary)
+        found = score_one(file, folder, engine, settings, progress=advance)
+    return Result(folder / file.folder, found) if isinstance(found, SlideSummary) else found
 
 
 def load_bundle(location: str | Path | None = None) -> ModelBundle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from typing import Annotated
 
@@ -38,6 +39,19 @@ def cohort(
     mpp: MppOverride = None,
     allow_upsampling: AllowUpsampling = None,
     device: Device = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=0.5,
+            help="Estimate every slide's mean to within this first, e.g. 0.02; then score those "
+            "whole that may hold most.",
+        ),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(formats=["%H:%M"], help="End the night then; the next one goes on."),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Try slides again that have failed for good.")
     ] = False,
@@ -54,7 +68,7 @@ def cohort(
 
     settings = NightConfig.resolve(
         config, mpp=mpp, allow_upsampling=allow_upsampling, device=device
-    )
+    ).of_night(precision, None if until is None else until.time())
     prepared = Cohort.prepare(inbox, out, bundle, settings, again=again)
     warn_of_demonstration(prepared.bundle)
     code = 0

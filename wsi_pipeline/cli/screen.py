@@ -102,9 +102,11 @@ def followed(bars: Progress, job: Job, attempt: Attempt) -> Outcome:
 def show_outcome(console: Console, outcome: Outcome) -> None:
     """Show how one slide of a night ended, in a line; slides left alone are none."""
     if outcome.status != "left":
-        how = "green" if outcome.status == "scored" else "bold red"
+        well = outcome.status in ("scored", "estimated")
+        how = "green" if well else "bold red"
+        what = outcome.name if well else outcome.reason
         console.print(
-            f"[{how}]{outcome.status}[/] {plain(outcome.reason or outcome.name)}",
+            f"[{how}]{outcome.status}[/] {plain(what)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -141,6 +143,8 @@ def show_night(night: NightReport) -> None:
     for outcome in night.sorted_outcomes():
         figure = outcome.summary.cellularity if outcome.summary is not None else None
         mean = f"{figure.mean:.1%}" if figure is not None else ""
+        if outcome.estimate is not None:
+            mean = f"{outcome.estimate.low:.1%} to {outcome.estimate.high:.1%}"
         rows.append((outcome.name, outcome.status, mean, outcome.reason))
     _show_table(("slide", "outcome", "cellularity of the tissue", "why"), rows)
 

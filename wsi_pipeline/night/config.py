@@ -3,7 +3,9 @@
 One file serves both: `wsi score` reads it too, and uses none of a night's own sections.
 """
 
+from datetime import time
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -55,6 +57,17 @@ class NightConfig(ScoreConfig):
 
     inbox: InboxConfig = InboxConfig()
     crew: CrewConfig = CrewConfig()
+    estimate_first: float | None = Field(default=None, ge=0.001, le=0.5)
+    """A precision, as of `wsi_pipeline.scoring.estimate`: every slide's mean is estimated first,
+    and then those are scored whole that may hold most. None scores slide by slide."""
+    until: time | None = None
+    """When a night ends, by this machine's clock; the next one goes on. None is when it is done."""
     digest_cache: Path | None = None
     """Where nights keep the digests of slides that they have read, with the slides' file names;
     None is a hidden file in the output folder, or none at all with `names` "digest"."""
+
+    def of_night(self, estimate_first: float | None, until: time | None) -> Self:
+        """Return what holds for a night of which that is said; None leaves what the file says."""
+        said = {"estimate_first": estimate_first, "until": until}
+        given = {name: value for name, value in said.items() if value is not None}
+        return self.model_validate(self.model_dump() | given)

@@ -6,6 +6,7 @@ status    what it means
 scored    there is a figure and a heatmap
 refused   all worked as meant, and the slide itself gives no figure: no pixel size, no tissue, too
           little of it readable. The reason says what a person can do
+estimated its mean is known from a part of its tiles; the whole of it waits for time
 failed    the file is damaged, or something broke; the others were not held up
 left      nothing was to be done: still being copied, done before, the same slide as another,
           another run is at work on it, or the night was ended
@@ -33,11 +34,12 @@ from wsi_pipeline.errors import (
     WsiError,
 )
 from wsi_pipeline.night.remedies import at_night
+from wsi_pipeline.outputs.estimate import Estimate
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.slide.files import SlideFile
 from wsi_pipeline.slide.redaction import without_name
 
-Status = Literal["scored", "refused", "failed", "left"]
+Status = Literal["scored", "estimated", "refused", "failed", "left"]
 Retry = Literal["now", "another night", "never"]
 
 REFUSALS = (ColourError, MppError, TissueError, CoverageError)
@@ -58,6 +60,7 @@ class Outcome(BaseModel):
         retry: whether another try can end otherwise: within the night, on another one, or never
             with these bytes and these settings.
         summary: all figures, if there are any.
+        estimate: what is known of a slide of which a part is scored.
         labels: what the inbox's table says of the slide, by column.
         seconds: from its start to its end.
         model_s: seconds in which the model worked on it.
@@ -77,6 +80,7 @@ class Outcome(BaseModel):
     traceback: str | None = None
     retry: Retry = "never"
     summary: SlideSummary | None = None
+    estimate: Estimate | None = None
     labels: dict[str, str] = {}
     seconds: float = 0.0
     model_s: float = 0.0
@@ -95,6 +99,22 @@ def of_summary(slide: SlideFile, summary: SlideSummary) -> Outcome:
         kind=_kind_of_refusal(summary) if refused else "",
         reason=summary.reason or "",
         summary=summary,
+    )
+
+
+def of_estimate(slide: SlideFile, estimate: Estimate) -> Outcome:
+    """Return the outcome of a slide that was scored in part."""
+    return Outcome(
+        name=slide.name,
+        folder=slide.folder,
+        slide_digest=estimate.provenance.slide.digest,
+        status="estimated",
+        reason=(
+            f"{estimate.scored} of {estimate.tiles} tiles are scored; a night with time left goes "
+            "on with the others."
+        ),
+        retry="another night",
+        estimate=estimate,
     )
 
 

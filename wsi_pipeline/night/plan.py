@@ -98,6 +98,11 @@ class Cohort:
                 f"choose another --out."
             ) from error
         model = ModelBundle.load(bundle)
+        if config.estimate_first is not None and config.cluster is not None:
+            raise ConfigError(
+                "A cluster scores whole slides: leave `cluster` or `estimate_first` (--precision) "
+                "out of the configuration."
+            )
         _require_machine(model, config)
         return cls(inbox, out, model, config, config.settings(model), again)
 
@@ -238,6 +243,9 @@ def remember(cohort: Cohort, outcome: Outcome) -> None:
         # A refusal that has left an older figure in its place is in no summary.
         if outcome.summary is not None and outcome.summary == read_summary(path.parent):
             path.unlink(missing_ok=True)
+            return
+        if outcome.status == "estimated":
+            path.unlink(missing_ok=True)  # its estimate says more
             return
         if outcome.status == "left":
             return  # an older note stays, and the folder may be another run's now

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from wsi_pipeline.night.outcome import Outcome, Status
 
-ORDER: tuple[Status, ...] = ("failed", "refused", "scored", "left")
+ORDER: tuple[Status, ...] = ("failed", "refused", "scored", "estimated", "left")
 """What needs a person first."""
 
 LEFT_ORDER = ("failed before", "ended", "in use", "copying", "duplicate", "done")

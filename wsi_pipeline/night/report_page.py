@@ -20,6 +20,7 @@ from wsi_pipeline.facts import BundleFacts
 from wsi_pipeline.files import open_regular
 from wsi_pipeline.night.outcome import Outcome
 from wsi_pipeline.night.report import ORDER, NightReport
+from wsi_pipeline.outputs.estimate import ESTIMATE_PICTURE
 from wsi_pipeline.pages import data_uri, html_template
 from wsi_pipeline.scoring.folder import NEXT
 
@@ -31,6 +32,7 @@ _TRIED = tuple(f"{NEXT}/{name}" for name in _OF_TISSUE)
 
 PICTURES = {
     "scored": ("overlay.png", *_OF_TISSUE),
+    "estimated": (ESTIMATE_PICTURE, *_OF_TISSUE),
     "refused": (*_TRIED, *_OF_TISSUE),
     "failed": (*_TRIED, *_OF_TISSUE),
 }
@@ -92,9 +94,9 @@ def _template() -> jinja2.Template:
 def _bundles(outcomes: Sequence[Outcome]) -> list[BundleFacts]:
     """Return the models that the shown figures are from."""
     bundles = {
-        outcome.summary.provenance.bundle.digest: outcome.summary.provenance.bundle
+        made.provenance.bundle.digest: made.provenance.bundle
         for outcome in outcomes
-        if outcome.summary is not None
+        if (made := outcome.summary or outcome.estimate) is not None
     }
     return sorted(bundles.values(), key=lambda bundle: (bundle.name, bundle.version))
 

@@ -1,12 +1,12 @@
 """The table of a night, ``slides.parquet`` and ``slides.csv``, with a row for each slide.
 
-Rows are in the page's order (failed, refused, scored, left alone), and have these columns; what is
-not known is null, in CSV empty:
+Rows are in the page's order (failed, refused, scored, estimated, left alone), and have these
+columns; what is not known is null, in CSV empty:
 
 ====================== ======= ====================================================================
 ``slide``              string  what outputs call the slide: its file's name, or a pseudonym
 ``folder``             string  its folder below the output folder
-``status``             string  "failed", "refused", "scored" or "left"; see `night.outcome`
+``status``             string  as in `night.outcome`
 ``kind``               string  class of the error, or why it was left alone in a word
 ``reason``             string  the same in a sentence
 ``retry``              string  "now", "another night" or "never" (with these bytes and settings)
@@ -16,6 +16,9 @@ not known is null, in CSV empty:
 ``cellularity_90_low`` float64 lower end of its 90 % interval, with the model's error in it
 ``cellularity_90_high`` float64 its upper end
 ``cellularity_median`` float64 weighted by tissue
+``estimate_mean``      float64 of a slide that is "estimated", and has none of the figures above
+``estimate_low``       float64 lower end of its 90 % interval, for what scoring every tile gives
+``estimate_high``      float64 its upper end
 ``bed_source``         string  "drawn" by a person, or "proposed" by the map alone
 ``bed_cellularity``    float64 share of the tumour bed's area that is cancer, 0 to 1
 ``bed_low``            float64 lower end of its interval
@@ -73,6 +76,9 @@ _SCHEMA = pa.schema(
         ("cellularity_90_low", pa.float64()),
         ("cellularity_90_high", pa.float64()),
         ("cellularity_median", pa.float64()),
+        ("estimate_mean", pa.float64()),
+        ("estimate_low", pa.float64()),
+        ("estimate_high", pa.float64()),
         ("bed_source", pa.string()),
         ("bed_cellularity", pa.float64()),
         ("bed_low", pa.float64()),
@@ -140,9 +146,27 @@ def _row(outcome: Outcome) -> dict[str, str | float | None]:
         "model_s": round(outcome.model_s, 3),
         "slide_digest": outcome.slide_digest,
     }
-    summary = outcome.summary
+    summary, estimate = outcome.summary, outcome.estimate
+    made = summary or estimate
+    if made is not None:
+        slide, bundle = made.provenance.slide, made.provenance.bundle
+        row |= {
+            "mpp": slide.mpp,
+            "vendor": slide.vendor,
+            "slide_digest": slide.digest,
+            "bundle": f"{bundle.name} {bundle.version}",
+            "bundle_digest": bundle.digest,
+            "config_digest": made.provenance.config_digest,
+        }
+    if estimate is not None:
+        row |= {
+            "estimate_mean": estimate.mean,
+            "estimate_low": estimate.low,
+            "estimate_high": estimate.high,
+            "tiles_tissue": estimate.tiles,
+            "tiles_scored": estimate.scored,
+        }
     if summary is not None:
-        slide, bundle = summary.provenance.slide, summary.provenance.bundle
         row |= {
             "tissue_mm2": summary.tissue_area_mm2,
             "coverage": summary.coverage,
@@ -152,12 +176,6 @@ def _row(outcome: Outcome) -> dict[str, str | float | None]:
             "blurred_fraction": summary.quality.blurred_fraction,
             "pen_fraction": summary.quality.pen_fraction,
             "flags": "; ".join(summary.quality.flags) or None,
-            "mpp": slide.mpp,
-            "vendor": slide.vendor,
-            "slide_digest": slide.digest,
-            "bundle": f"{bundle.name} {bundle.version}",
-            "bundle_digest": bundle.digest,
-            "config_digest": summary.provenance.config_digest,
         }
     if summary is not None and summary.cellularity is not None:
         interval, joined = (

@@ -17,12 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # loading the libraries takes seconds, in which the night may end
     from wsi_pipeline.night.outcome import Outcome
     from wsi_pipeline.night.worker_protocol import Event, Job, OnEvent, Setup
+    from wsi_pipeline.outputs.summary import SlideSummary
     from wsi_pipeline.scoring.scorer import Scorer
 
 PROGRESS_EVERY_S = 1.0
@@ -93,7 +95,8 @@ def score(job: "Job", setup: "Setup", engine: "Scorer", tell: "OnEvent") -> "Out
 
     from wsi_pipeline.night import outcome
     from wsi_pipeline.night.worker_protocol import Model, Progress
-    from wsi_pipeline.scoring import pipeline
+    from wsi_pipeline.outputs.estimate import Estimate
+    from wsi_pipeline.scoring import estimate, pipeline
 
     start, busy_before = time.perf_counter(), engine.busy_s
     held: list[float] = []
@@ -118,16 +121,19 @@ def score(job: "Job", setup: "Setup", engine: "Scorer", tell: "OnEvent") -> "Out
                 held.append(time.time())
         tell(Model(step="released"))
 
+    config = setup.config.of_slide(job.said.mpp, job.said.allow_upsampling)
+    if job.precision is None:
+        score_one: Callable[..., SlideSummary | Estimate] = pipeline.score_slide
+    else:
+        score_one = partial(estimate.estimate_slide, precision=job.precision)
     try:
-        summary = pipeline.score_slide(
-            job.slide,
-            setup.out,
-            engine,
-            setup.config.of_slide(job.said.mpp, job.said.allow_upsampling),
-            progress,
-            model_slot=model_slot,
+        found = score_one(
+            job.slide, setup.out, engine, config, progress=progress, model_slot=model_slot
         )
-        ended = outcome.of_summary(job.slide, summary)
+        if isinstance(found, Estimate):
+            ended = outcome.of_estimate(job.slide, found)
+        else:
+            ended = outcome.of_summary(job.slide, found)
     # One slide's fault, whatever it is, must not end the process that scores the next.
     except Exception as error:  # noqa: BLE001
         ended = outcome.of_error(job.slide, error)

@@ -38,6 +38,8 @@ class Job:
     slide: SlideFile
     said: SlideRow = field(default_factory=SlideRow)
     """What the inbox's table says of it."""
+    precision: float | None = None
+    """Estimate its mean to this alone; None scores all of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, ValidationError
 
 from wsi_pipeline.facts import Record
-from wsi_pipeline.files import atomic_path
+from wsi_pipeline.files import atomic_path, read_regular
 from wsi_pipeline.outputs.interval import Share
 from wsi_pipeline.outputs.provenance import Provenance
 
@@ -52,6 +52,14 @@ def write_estimate(path: Path, estimate: Estimate) -> None:
     """Write the estimate as JSON."""
     with atomic_path(path) as partial:
         partial.write_text(estimate.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_estimate(path: Path) -> Estimate | None:
+    """Read an estimate; None where there is none that can be understood."""
+    try:
+        return Estimate.model_validate_json(read_regular(path))
+    except (OSError, ValidationError):
+        return None
 
 
 def estimate_mean(

@@ -28,6 +28,7 @@ from wsi_pipeline.outputs.estimate import (
     ESTIMATE_PICTURE,
     Estimate,
     estimate_mean,
+    read_estimate,
     write_estimate,
 )
 from wsi_pipeline.outputs.interval import rounded
@@ -121,8 +122,11 @@ def estimate_slide(
         if at.done is not None:
             return at.done
         slide = at.slide
-        mask = find_tissue(slide, prepare(at.folder), config)
         tiling, provenance = at.identity(engine, config)
+        kept = read_estimate(at.folder / ESTIMATE)
+        if kept is not None and kept.precision <= precision and kept.provenance == provenance:
+            return kept
+        mask = find_tissue(slide, prepare(at.folder), config)
         grid = tile_grid(slide.l0_bounds, slide.mpp, mask, config.grid, slide.name)
         store = open_store(at.store_place(config, provenance), grid, tiling)
         begin(store, engine)

@@ -12,8 +12,8 @@ import pytest
 import wsi_pipeline as wsi
 
 PROMISED = {
-    "Box", "ModelBundle", "Mpp", "Result", "Size", "Slide", "WsiError", "load_bundle",
-    "open_result", "open_results", "score",
+    "Box", "Estimate", "ModelBundle", "Mpp", "Result", "Size", "Slide", "WsiError", "estimate",
+    "load_bundle", "open_result", "open_results", "score",
 }  # fmt: skip
 
 HEAVY = ("numpy", "torch", "zarr", "pandas", "xarray", "matplotlib", "pydantic", "cv2", "PIL")

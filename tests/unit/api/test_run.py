@@ -178,3 +178,19 @@ def test_bundles_are_loaded_from_folders_and_the_demonstration_by_default(tiny_b
     assert wsi.load_bundle().card.demonstration
     with pytest.raises(BundleError, match="nowhere"):
         wsi.load_bundle("nowhere")
+
+
+def test_an_estimate_comes_first_and_the_result_from_there(
+    slide, finished, tiny_bundle, write_config, tmp_path
+):
+    options = {"bundle": tiny_bundle, "config": write_config(), "progress": lambda *_: None}
+    found = wsi.estimate(slide, tmp_path, 0.2, **options)
+    assert isinstance(found, wsi.Estimate)
+    assert found.scored < found.tiles
+    with pytest.raises(ResultError, match="an estimate alone"):
+        wsi.open_result(tmp_path / "block")
+    result = wsi.score(slide, tmp_path, **options)
+    assert_same(tmp_path / "block", finished)
+    assert wsi.estimate(slide, tmp_path, 0.2, **options).summary == result.summary
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        wsi.estimate(slide, tmp_path, 2, **options)

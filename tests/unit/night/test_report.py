@@ -26,6 +26,7 @@ from wsi_pipeline.night import report_page, report_table
 from wsi_pipeline.night.outcome import Outcome
 from wsi_pipeline.night.report import ORDER, NightReport
 from wsi_pipeline.night.report_folder import write_report
+from wsi_pipeline.outputs.estimate import Estimate
 from wsi_pipeline.outputs.interval import Interval
 from wsi_pipeline.outputs.provenance import Provenance
 from wsi_pipeline.outputs.summary import (
@@ -356,6 +357,9 @@ def test_the_tables_hold_all_figures(mixed):
         "cellularity_90_low": None,
         "cellularity_90_high": None,
         "cellularity_median": 0.3,
+        "estimate_mean": None,
+        "estimate_low": None,
+        "estimate_high": None,
         "bed_source": None,
         "bed_cellularity": None,
         "bed_low": None,
@@ -477,3 +481,38 @@ def test_pictures_are_not_gathered_in_memory(tmp_path, monkeypatch):
     tracemalloc.stop()
     assert page.stat().st_size > 7.8e6
     assert peak < 3e6
+
+
+def test_estimates_are_shown_as_such(tmp_path):
+    estimate = Estimate(
+        of="tissue",
+        mean=0.3,
+        mean_is="a mean",
+        low=0.281,
+        high=0.319,
+        precision=0.02,
+        scored=158,
+        tiles=1076,
+        method="drawn",
+        provenance=summary().provenance,
+    )
+    drawn = outcome("e.svs", "estimated", reason="158 of 1076 tiles are scored.", estimate=estimate)
+    path = write_report(tmp_path, night(outcome("s.svs", summary=summary()), drawn))
+    page = read(path)
+    assert "Of 2 slides, 1 was scored, 1 estimated, 0 refused and 0 failed" in page.words
+    row = page.rows[1].replace("\xa0", " ")
+    for words in ("e.svs", "28.1 % to 31.9 %", "about 30.0 %", "158 of 1076"):
+        assert words in row
+    assert "the model's own error is not in it" in page.words
+    rows = pq.read_table(path.parent / "slides.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["scored", "estimated"]
+    known = rows[1]["estimate_mean"], rows[1]["estimate_low"], rows[1]["estimate_high"]
+    assert known == (0.3, 0.281, 0.319)
+    assert rows[1]["cellularity_mean"] is None
+    assert rows[1]["bundle"] == "model 2"
+    assert rows[0]["estimate_mean"] is None
+
+
+def test_a_night_without_estimates_has_no_word_of_them(mixed):
+    out, outcomes = mixed
+    assert "stimated" not in read(write_report(out, night(*outcomes))).words
