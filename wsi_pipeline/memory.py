@@ -2,12 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-
-import psutil
+from contextlib import contextmanager
 
 from wsi_pipeline.errors import ShortOfMemoryError
+from wsi_pipeline.machine import total_bytes
 
 _REMEDY = (
     "Set a smaller `engine.batch_size`, fewer `workers` or `crew.slides_at_once`, or use a machine "
@@ -47,35 +45,6 @@ def enough_memory(what: str) -> Iterator[None]:
 def is_about_memory(error: RuntimeError) -> bool:
     """Tell whether a library means that there is too little memory."""
     return _SIGNS.search(str(error)) is not None
-
-
-def total_bytes(
-    cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> int:
-    """Return the memory there is for this process: the machine's, or its container's or unit's.
-
-    Args:
-        cgroups: where Linux shows control groups, of either version.
-        own: what says which of them this process is in.
-
-    """
-    limits = [int(psutil.virtual_memory().total)]
-    for line in own.read_text("utf-8").splitlines() if own.is_file() else ():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, name = cgroups, "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = cgroups / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        # Each level above limits it too. Within a container, only its own may be shown.
-        group = root / path.strip("/")
-        for level in (group, *group.parents):
-            with suppress(OSError, ValueError):  # "max" is none
-                limits.append(int((level / name).read_text("ascii")))
-            if level == root:
-                break
-    return min(limits)
 
 
 def require_memory(what: str, least_bytes: float) -> None:

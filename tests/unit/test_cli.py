@@ -364,6 +364,6 @@ def test_help_and_mistakes_do_not_wait_for_libraries(arguments):
     ours = {name for name in imported if name.startswith("wsi_pipeline")}
     commands = ("bundles", "cases", "machine", "nights", "results", "slides")
     parts = ("app", "options", "screen", *commands)
-    shown = ("cli", "errors", "memory", "shown", *(f"cli.{part}" for part in parts))
+    shown = ("cli", "errors", "machine", "memory", "shown", *(f"cli.{part}" for part in parts))
     assert ours == {"wsi_pipeline", *(f"wsi_pipeline.{part}" for part in shown)}
     assert not {"numpy", "torch", "zarr"} & set(imported)

@@ -4,7 +4,6 @@ Several tiles are scored side by side, each by a share of the cores, which then 
 less often than where all work on one tile.
 """
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +17,7 @@ from wsi_pipeline.engine.graphs import Graph
 from wsi_pipeline.engine.int8 import quantised
 from wsi_pipeline.engine.openvino import core, import_openvino
 from wsi_pipeline.errors import BundleError
+from wsi_pipeline.machine import threads
 from wsi_pipeline.memory import is_about_memory
 from wsi_pipeline.model.bundle import ModelBundle
 
@@ -85,8 +85,7 @@ class OpenVinoEngine(BatchEngine):
             {
                 "PERFORMANCE_HINT": "THROUGHPUT",
                 "INFERENCE_PRECISION_HINT": _HINTS[self.execution.precision],
-                # As torch has them: what OMP_NUM_THREADS says, or (0) one to each core.
-                "INFERENCE_NUM_THREADS": _threads(),
+                "INFERENCE_NUM_THREADS": threads() or 0,  # 0 is one to each core
                 "ENABLE_HYPER_THREADING": False,
                 # Threads that read the slide want the same cores now and then.
                 "ENABLE_CPU_PINNING": False,
@@ -105,8 +104,3 @@ def _require_finite(model: Any) -> None:  # noqa: ANN401
             values = operation.data
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise RuntimeError(f"{operation.get_friendly_name()} is not finite")
-
-
-def _threads() -> int:
-    outermost = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(outermost) if outermost.isdecimal() else 0

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wsi_pipeline.engine.base import CPU_BATCH, GPU_BATCH, BatchEngine, BatchOutput
 from wsi_pipeline.engine.execution import EngineConfig, choose_device
+from wsi_pipeline.machine import threads
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.model.network import Prediction, graph_outputs
 
@@ -36,6 +37,8 @@ class TorchEngine(BatchEngine):
 
         """
         self.device = torch.device(choose_device(config.device))
+        if self.device.type == "cpu" and (own := threads()):
+            torch.set_num_threads(own)
         default = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         super().__init__(bundle, config, "torch", config.batch_size or default)
         self._network = bundle.network().to(self.device).eval()

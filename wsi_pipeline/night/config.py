@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wsi_pipeline.memory import total_bytes
+from wsi_pipeline.machine import total_bytes
 from wsi_pipeline.scoring.config import ScoreConfig
 
 

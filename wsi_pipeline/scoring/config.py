@@ -1,6 +1,5 @@
 """The whole configuration of a scoring run: the consumers' own models, composed once."""
 
-import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +10,7 @@ from wsi_pipeline.engine.int8 import calibration
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.facts import GridFacts
 from wsi_pipeline.geometry import Mpp
+from wsi_pipeline.machine import cores
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.model.score_error import ScoreError
 from wsi_pipeline.outputs.fine_map import FineMapConfig
@@ -55,8 +55,8 @@ class ScoreConfig(BaseModel):
     """What outputs call a slide: its file's name, or a pseudonym from its bytes ("digest")."""
     keep_tiles: bool = False
     """Whether the tiles' pixels stay in the store after scoring (half a megabyte each)."""
-    workers: int = Field(default=max(1, (os.cpu_count() or 1)), ge=1, le=4096)
-    """Threads that read the slide; does not change any result."""
+    workers: int = Field(default_factory=cores, ge=1, le=4096)
+    """Threads that read the slide; does not change any result. As many as there are cores."""
     store: StoreConfig = StoreConfig()
     cluster: str | None = Field(default=None, pattern=r"^(tcp|tls|ucx|ws|wss)://[^@/]+$")
     """Address of a Dask scheduler whose workers read and score; None is this machine alone."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,7 +24,7 @@ from wsi_pipeline.engine.build import build_engine
 from wsi_pipeline.engine.execution import EngineConfig, Precision, Runtime, machine_execution
 from wsi_pipeline.engine.openvino import openvino_is_installed
 from wsi_pipeline.errors import ConfigError, WsiError
-from wsi_pipeline.memory import total_bytes
+from wsi_pipeline.machine import cores, free_bytes, total_bytes
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.model.torch_extra import torch_at_hand, torch_version
 
@@ -91,15 +90,13 @@ def machine(place: Path) -> list[Finding]:
         place: where results would go.
 
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory, disk = total_bytes(), shutil.disk_usage(place)
-    free = min(psutil.virtual_memory().available, memory)
+    memory, free, disk = total_bytes(), free_bytes(), shutil.disk_usage(place)
     return [
         Finding("Python", platform.python_version()),
         Finding("wsi-pipeline", version("wsi-pipeline")),
         *(Finding(name, _installed(name)) for name in PACKAGES),
         *_held_back(),
-        Finding("cores", f"{cores} of {os.cpu_count()}"),
+        Finding("cores", f"{cores()} of {os.cpu_count()}"),
         Finding(
             "memory",
             f"{free / _GIB:.1f} GiB free of {memory / _GIB:.1f}",

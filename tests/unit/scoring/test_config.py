@@ -72,6 +72,8 @@ def test_only_what_decides_a_result_is_in_its_settings() -> None:
         "cluster": "tcp://host:8786",
         "inbox": {"quiet_s": 5},
         "crew": {"retries": 9},
+        "estimate_first": 0.02,
+        "until": "06:00",
         "digest_cache": "/tmp/digests",
         "score_error": "/elsewhere/score-error.json",
     }
