@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from pydantic import ValidationError
 
 from tests.helpers.outputs import stage_of
 from wsi_pipeline.engine.build import build_engine
@@ -205,3 +208,30 @@ def test_a_worker_hears_of_the_end_while_it_is_loading():
     # Libraries are named when they are loaded: it did not come to that.
     assert "wsi_pipeline" in imported
     assert "wsi_pipeline.scoring.pipeline" not in imported
+
+
+def test_each_device_has_a_model_of_its_own(setup, make_slide, section):
+    """Two CPUs stand in for two GPUs: what is counted is who holds which model when."""
+    slow = setup.config.engine.model_copy(update={"views": 8, "batch_size": 1})
+    setup = replace(setup, config=setup.config.model_copy(update={"engine": slow}))
+    rgb = np.ascontiguousarray(section.rgb[:512])
+    jobs = [
+        Job(file_slide(str(make_slide(rgb, downsamples=(4,), name=name)), "file"))
+        for name in ("a.tif", "b.tif")
+    ]
+    for devices, shared in ((("cpu", "cpu"), False), ((), True)):
+        config = CrewConfig(slides_at_once=1 if devices else 2, devices=devices)
+        assert config.workers == 2
+        out = setup.out / ("one" if shared else "each")
+        out.mkdir()
+        with Crew(replace(setup, out=out), config) as crew, ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(crew.score, jobs)
+        assert (first.status, second.status) == ("scored", "scored")
+        apart = first.model_until <= second.model_from or second.model_until <= first.model_from
+        assert apart == shared
+
+
+def test_devices_of_two_kinds_are_refused():
+    with pytest.raises(ValidationError, match="unlike each other"):
+        CrewConfig(devices=("cuda:0", "cpu"))
+    assert CrewConfig(devices=("cuda:0", "cuda:1"), slides_at_once=2).workers == 4

@@ -7,8 +7,9 @@ from datetime import time
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wsi_pipeline.engine.execution import kind_of
 from wsi_pipeline.machine import total_bytes
 from wsi_pipeline.scoring.config import ScoreConfig
 
@@ -30,7 +31,10 @@ class CrewConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     slides_at_once: int = Field(default=2, ge=1, le=256)
-    """The model takes one slide at a time; the others are read meanwhile."""
+    """On each device. Its model takes one slide at a time; the others are read meanwhile."""
+    devices: tuple[str, ...] = Field(default=(), max_length=64)
+    """Several GPUs, such as cuda:0 and cuda:1, each with workers and a model of its own; none is
+    `engine.device` alone."""
     stall_s: float = Field(default=1800.0, gt=0, le=1e6)
     """A slide on which nothing moves for so long is given up."""
     memory_gib: float | None = Field(default=None, gt=0, le=1e6)
@@ -46,7 +50,19 @@ class CrewConfig(BaseModel):
         """What one worker may take."""
         if self.memory_gib is not None:
             return self.memory_gib * (1 << 30)
-        return 0.9 * total_bytes() / self.slides_at_once
+        return 0.9 * total_bytes() / self.workers
+
+    @property
+    def workers(self) -> int:
+        """How many processes score."""
+        return self.slides_at_once * max(1, len(self.devices))
+
+    @model_validator(mode="after")
+    def _devices_score_alike(self) -> Self:
+        kinds = {kind_of(device) for device in self.devices}
+        if len(kinds) > 1:
+            raise ValueError(f"devices of {len(kinds)} kinds would score slides unlike each other")
+        return self
 
 
 class NightConfig(ScoreConfig):

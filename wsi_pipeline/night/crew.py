@@ -50,10 +50,18 @@ class Crew:
     def __init__(self, setup: Setup, config: CrewConfig) -> None:
         """Start nothing yet: a night without new slides loads no model."""
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
-        self._slot = tempfile.NamedTemporaryFile(prefix="wsi-model-", suffix=".lock")  # noqa: SIM115
-        slot = Path(self._slot.name)
-        self._workers = [Worker(setup, slot, config) for _ in range(config.slides_at_once)]
-        for worker in self._workers:
+        self._slots = [
+            tempfile.NamedTemporaryFile(prefix="wsi-model-", suffix=".lock")  # noqa: SIM115
+            for _ in config.devices or (None,)
+        ]
+        setups = [setup.on(device) for device in config.devices] or [setup]
+        # In turns, so that few slides go to as many devices as there are.
+        self._workers = [
+            Worker(own, Path(slot.name), config)
+            for _ in range(config.slides_at_once)
+            for own, slot in zip(setups, self._slots, strict=True)
+        ]
+        for worker in reversed(self._workers):
             self._idle.put(worker)
 
     def score(self, job: Job, on_event: OnEvent = lambda _event: None) -> Outcome:
@@ -73,7 +81,8 @@ class Crew:
         """End all workers, busy ones too, for good."""
         for worker in self._workers:
             worker.close()
-        self._slot.close()
+        for slot in self._slots:
+            slot.close()
 
     def __enter__(self) -> Self:
         return self

@@ -283,7 +283,8 @@ def tried(cohort: Cohort) -> str:
 def _require_machine(bundle: ModelBundle, config: NightConfig) -> None:
     """Raise if the device or the cluster cannot run the model."""
     if config.cluster is None:
-        execution_of(bundle, config.engine)
+        for device in config.crew.devices or (config.engine.device,):
+            execution_of(bundle, config.engine.model_copy(update={"device": device}))
     else:
         Cluster(bundle, config.engine, config.cluster).close()
 

@@ -263,7 +263,7 @@ class NightRun:
 
         self._threads = [
             threading.Thread(target=work, name=f"slide-{number}", daemon=True)
-            for number in range(self._cohort.config.crew.slides_at_once)
+            for number in range(self._cohort.config.crew.workers)
         ]
         for thread in self._threads:
             thread.start()

@@ -5,7 +5,7 @@ or `Unusable` is the first, and `Ended` the last of each job.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,6 +29,11 @@ class Setup:
     digest: str
     """Of the model: a night has one, whatever comes to lie in its folder."""
     config: "ScoreConfig"
+
+    def on(self, device: str) -> "Setup":
+        """Return the same for a worker that scores on a device of its own."""
+        engine = self.config.engine.model_copy(update={"device": device})
+        return replace(self, config=self.config.model_copy(update={"engine": engine}))
 
 
 @dataclass(frozen=True, slots=True)
