@@ -135,6 +135,16 @@ def proposed_bed(area: shapely.Geometry) -> Bed | None:
     return None if bed.is_empty else Bed(bed, "proposed")
 
 
+def outline_of(path: Path) -> shapely.MultiPolygon:
+    """Read the area that `write_bed` wrote: a result's own file, which is known to be whole."""
+    parts = [
+        part
+        for feature in from_json(path.read_bytes())["features"]
+        for part in shape(feature["geometry"]).geoms
+    ]
+    return shapely.MultiPolygon(parts)
+
+
 def write_bed(path: Path, bed: Bed, *, slide: str, l0_size: Size) -> None:
     """Write a bed for QuPath, for the report's page, and to be read again."""
     polygons = [

@@ -7,10 +7,12 @@ from pathlib import Path
 import jinja2
 import numpy as np
 from matplotlib.figure import Figure
+from pydantic import ValidationError
 
 from wsi_pipeline.case.assess import Z_95, CaseResult, burden_of
 from wsi_pipeline.case.rcb import MINIMAL_UP_TO, MODERATE_UP_TO, with_cellularity
-from wsi_pipeline.files import atomic_path
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.files import atomic_path, read_regular
 from wsi_pipeline.outputs.words import percent
 from wsi_pipeline.pages import data_uri, html_template
 
@@ -28,6 +30,26 @@ def write_case(folder: Path, result: CaseResult) -> Path:
     with atomic_path(folder / CASE) as partial:
         partial.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return folder / WORKSHEET
+
+
+def read_case(folder: Path) -> CaseResult:
+    """Read what `write_case` wrote.
+
+    Raises:
+        ConfigError: if there is none, or it is of another version.
+
+    """
+    path = folder / CASE
+    try:
+        return CaseResult.model_validate_json(read_regular(path))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}). Name the folder that `wsi case` wrote."
+        ) from error
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path}: is damaged or of another version. Run the same `wsi case` again."
+        ) from error
 
 
 def worksheet(result: CaseResult) -> str:

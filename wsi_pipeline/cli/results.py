@@ -1,7 +1,9 @@
 """Commands on finished results: write their outputs again, and see whether they are whole."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +12,9 @@ from wsi_pipeline.cli.options import BedFile, ConfigFile
 from wsi_pipeline.cli.screen import plain, screen
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.shown import shown
+
+if TYPE_CHECKING:
+    from wsi_pipeline.export.dicom_report import CaseBurden
 
 
 @app.command()
@@ -123,6 +128,10 @@ def export(
     slide: Annotated[
         str | None, typer.Option(help="The slide's file: for QuPath's project, and if it is DICOM.")
     ] = None,
+    case: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `wsi case`, whose burden the DICOM report tells as well."),
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Write a finished result in the forms of other programs."""
@@ -138,6 +147,8 @@ def export(
         )
     if to is not None and not dicom:
         raise ConfigError(f"--to {to}: only DICOM files can be sent there. Add --dicom.")
+    if case is not None and not dicom:
+        raise ConfigError(f"--case {case}: only the DICOM report tells of a case. Add --dicom.")
     if ome_zarr is not None:
         typer.echo(shown(f"{write_ome_zarr(folder, ome_zarr)}"))
     if spatialdata is not None:
@@ -150,7 +161,8 @@ def export(
         from wsi_pipeline.export.dicom_web import send
         from wsi_pipeline.night.config import NightConfig
 
-        files = write_dicom(folder, own_slide, NightConfig.resolve(config).names)
+        burden = None if case is None else _burden(case, folder)
+        files = write_dicom(folder, own_slide, NightConfig.resolve(config).names, burden)
         for file in files:
             typer.echo(shown(file))
         if to is not None:
@@ -167,3 +179,27 @@ def _spatial_data(folder: Path, target: Path) -> Path:
             'pip install "wsi-pipeline[spatialdata]"'
         ) from error
     return write_spatial_data(folder, target)
+
+
+def _burden(case: Path, folder: Path) -> CaseBurden:
+    """Read the burden of the case that a result is part of."""
+    from wsi_pipeline.case.worksheet import CASE, read_case
+    from wsi_pipeline.export.dicom_report import CaseBurden
+    from wsi_pipeline.export.finished import scored_summary
+
+    found = read_case(case)
+    summary = scored_summary(folder)
+    slide = summary.provenance.slide
+    beds = {block.digest: block.bed for block in found.blocks}
+    if slide.digest not in beds:
+        raise ConfigError(f"{case / CASE}: {slide.name} is no slide of the case {found.case}.")
+    if beds[slide.digest] != summary.bed:
+        raise ConfigError(
+            f"{case / CASE}: the bed of {slide.name} was measured anew since. Run the same "
+            "`wsi case` again."
+        )
+    if found.rcb is None:
+        raise ConfigError(
+            f"{case / CASE}: the case has no class yet. Missing: {'; '.join(found.missing)}"
+        )
+    return CaseBurden(found.rcb.index, found.rcb.rcb_class, found.rcb.interval)

@@ -13,9 +13,11 @@ itself, and nothing at all under a pseudonym (`names: digest`).
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydicom import Dataset
 
+from wsi_pipeline.bed.outline import outline_of
 from wsi_pipeline.errors import ConfigError, OutputError
 from wsi_pipeline.export import finished
 from wsi_pipeline.export.dicom_source import source_of
@@ -23,17 +25,26 @@ from wsi_pipeline.files import atomic_path
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
 from wsi_pipeline.scoring.filing import Names, pseudonym
 
+if TYPE_CHECKING:
+    from wsi_pipeline.export.dicom_report import CaseBurden
+
 FOLDER = "dicom"
 MAP, COLOURS, REPORT = "cellularity.dcm", "colours.dcm", "report.dcm"
 
 
-def write_dicom(folder: Path, location: str | None = None, names: Names = "file") -> list[Path]:
+def write_dicom(
+    folder: Path,
+    location: str | None = None,
+    names: Names = "file",
+    burden: "CaseBurden | None" = None,
+) -> list[Path]:
     """Write a finished result as DICOM.
 
     Args:
         folder: the slide's.
         location: the slide's file or folder, which a slide that is DICOM needs.
         names: what outputs may call the slide.
+        burden: of the slide's case.
 
     Returns:
         the paths of the files.
@@ -59,11 +70,14 @@ def write_dicom(folder: Path, location: str | None = None, names: Names = "file"
     name = finished.FINE_MAP if finished.FINE_MAP in summary.outputs else finished.MAP
     scores = read_cellularity(finished.own_file(folder, summary, name))
     digest = summary.outputs[name].digest
+    bed = None
+    if finished.BED in summary.outputs:
+        bed = outline_of(finished.own_file(folder, summary, finished.BED))
     made = parametric_map(scores, source, summary, digest, called)
     objects = {
         MAP: made,
         COLOURS: colours_of(made, palette),
-        REPORT: structured_report(made, source, summary),
+        REPORT: structured_report(made, source, summary, bed, burden),
     }
     return [_write(folder / FOLDER / file, dataset) for file, dataset in objects.items()]
 

@@ -17,6 +17,12 @@ COVERAGE = CodedConcept("coverage", SCHEME, "Share of the area that was read and
 TISSUE = CodedConcept("tissue", SCHEME, "All tissue of the slide")
 DRAWN_BED = CodedConcept("bed-drawn", SCHEME, "Tumour bed, drawn by a person")
 PROPOSED_BED = CodedConcept("bed-proposed", SCHEME, "Tumour bed, proposed by the map")
+HOLE = CodedConcept("bed-hole", SCHEME, "Hole in the tumour bed")
+BURDEN = CodedConcept("rcb", SCHEME, "Residual cancer burden of the case (Symmans 2007)")
+BURDEN_INDEX = CodedConcept("rcb-index", SCHEME, "Residual cancer burden, index")
+BURDEN_LOW = CodedConcept("rcb-low-95", SCHEME, "Residual cancer burden, lower bound of 95 %")
+BURDEN_HIGH = CodedConcept("rcb-high-95", SCHEME, "Residual cancer burden, upper bound of 95 %")
+BURDEN_CLASS = CodedConcept("rcb-class", SCHEME, "Residual cancer burden, class")
 
 MAKER, MODEL_NAME = "wsi-pipeline", "wsi-pipeline"
 SERIAL = "software"

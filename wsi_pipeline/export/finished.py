@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from wsi_pipeline.bed.outline import BED as BED
 from wsi_pipeline.errors import ResultError
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.scoring.folder import output_file, read_summary

@@ -27,15 +27,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
-from pydantic_core import from_json
-from shapely.geometry import shape
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, Sequence, Translation
 
-from wsi_pipeline.bed.outline import BED
+from wsi_pipeline.bed.outline import outline_of
 from wsi_pipeline.errors import OutputError
 from wsi_pipeline.export.finished import (
+    BED,
     FINE_MAP,
     MAP,
     THUMBNAIL,
@@ -125,7 +124,8 @@ def spatial_data(folder: Path, summary: SlideSummary) -> SpatialData:
     squares = gpd.GeoDataFrame(geometry=shapely.box(x, y, x + side, y + side), index=frame.index)
     shapes = {"tiles": ShapesModel.parse(squares, transformations=level_0)}
     if BED in summary.outputs:
-        bed = gpd.GeoDataFrame(geometry=_parts(own_file(folder, summary, BED)))
+        parts = list(outline_of(own_file(folder, summary, BED)).geoms)
+        bed = gpd.GeoDataFrame(geometry=parts)
         shapes["bed"] = ShapesModel.parse(bed, transformations=level_0)
     return SpatialData(
         images=images,
@@ -161,12 +161,6 @@ def _map(score_map: ScoreMap) -> Any:  # noqa: ANN401 - an xarray of SpatialData
         c_coords=[_SCORE],
         transformations=_frames(cell, cell, x, y, score_map.mpp),
     )
-
-
-def _parts(path: Path) -> list[shapely.Polygon]:
-    """Read the parts of a bed that a result holds."""
-    features = from_json(path.read_bytes())["features"]
-    return [part for feature in features for part in shape(feature["geometry"]).geoms]
 
 
 def _table(frame: pd.DataFrame) -> ad.AnnData:

@@ -1,5 +1,6 @@
 """Results as DICOM: what a validator, an archive and other readers make of them."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,18 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 from pydicom import Dataset, dcmread
 from typer.testing import CliRunner
 
 from tests.helpers.dicom_slides import write_dicom_slide
 from tests.helpers.made import config_of_tiny, write_slide
 from tests.helpers.orthanc import archive, free_port, needs_orthanc
+from wsi_pipeline.bed.outline import Bed, write_bed
 from wsi_pipeline.cli.app import app
 from wsi_pipeline.engine.build import build_engine
 from wsi_pipeline.engine.execution import EngineConfig
 from wsi_pipeline.errors import ConfigError, OutputError, ResultError
 from wsi_pipeline.export.dicom import write_dicom
 from wsi_pipeline.export.dicom_web import send
+from wsi_pipeline.geometry import Size
 from wsi_pipeline.model.bundle import ModelBundle
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity, write_cellularity
 from wsi_pipeline.outputs.colours import colours
@@ -33,6 +37,12 @@ from wsi_pipeline.slide.slide import Slide
 
 pytest.importorskip("highdicom")
 
+BED = shapely.MultiPolygon(
+    [
+        shapely.box(50, 40, 400, 300) - shapely.box(100, 100, 200, 200),
+        shapely.Polygon([(420, 330), (560, 330), (560, 520)]),
+    ]
+)
 ORIGIN_MM, ORIENTATION = (12.5, 40.25), [0, -1, 0, -1, 0, 0]
 NAME = "Doe^Jane"
 
@@ -57,11 +67,15 @@ def results(engine, section, tmp_path_factory):
     slide = one_slide(str(series))
     score_slide(file_slide(slide, "file", "series"), base / "out", engine, config)
     score_slide(slide, base / "hidden", engine, config.model_copy(update={"names": "digest"}))
+    write_bed(base / "bed.geojson", Bed(BED, "drawn"), slide="bed", l0_size=Size(576, 576))
+    file = file_slide(slide, "file", "bed")
+    score_slide(file, base / "out", engine, config, bed=base / "bed.geojson")
     (hidden,) = (base / "hidden").glob("slide-*")
     return {
         "tiff": (base / "out" / "block A1", None),
         "dicom": (base / "out" / "series", slide),
         "hidden": (hidden, None),
+        "bed": (base / "out" / "bed", slide),
     }
 
 
@@ -99,7 +113,7 @@ def exported(results):
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="Debian's dicom3tools is missing")
-@pytest.mark.parametrize("kind", ["tiff", "dicom", "hidden"])
+@pytest.mark.parametrize("kind", ["tiff", "dicom", "hidden", "bed"])
 def test_a_validator_finds_no_error(exported, kind):
     for path in exported[kind]:
         said = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
@@ -193,6 +207,79 @@ def test_the_report_tells_the_figures_in_codes(exported, results):
     texts = [element.value for element in report.iterall() if element.keyword == "TextValue"]
     assert any(summary.provenance.bundle.digest in text for text in texts)
     assert any("research use only" in text for text in texts)
+
+
+def test_the_bed_lies_in_the_report_where_it_lies_on_the_glass(exported):
+    report = dcmread(exported["bed"][2])
+    outlines = {}
+    for group in report.ContentSequence[-1].ContentSequence:
+        named = {
+            item.ConceptNameCodeSequence[0].CodeMeaning: item for item in group.ContentSequence
+        }
+        regions = [item for item in group.ContentSequence if item.ValueType == "SCOORD3D"]
+        if regions:
+            (region,) = regions
+            points = np.reshape(region.GraphicData, (-1, 3))
+            assert (points[0] == points[-1]).all()
+            # The slide's axes are turned: its x runs down the glass's y, its y down the x.
+            l0 = (np.array(ORIGIN_MM)[::-1] - points[:, 1::-1]) / 0.0005 + 0.5
+            area = float(named["Area"].MeasuredValueSequence[0].NumericValue)
+            outlines[named["Tracking Identifier"].TextValue] = shapely.Polygon(l0), area
+    assert set(outlines) == {"bed, part 1", "bed, part 1, hole 1", "bed, part 2"}
+    hole = outlines["bed, part 1, hole 1"][0]
+    found = outlines["bed, part 1"][0] - hole
+    expected = sorted(BED.geoms, key=lambda part: part.bounds[0])
+    for part, whole in zip((found, outlines["bed, part 2"][0]), expected, strict=True):
+        assert part.symmetric_difference(whole).area < 5  # its floats hold a hundredth of a pixel
+    for polygon, area in outlines.values():
+        assert area == pytest.approx(polygon.area * 0.0005**2, rel=1e-3)
+
+
+def test_the_report_tells_the_burden_of_the_slides_case(results, tmp_path):
+    folder, slide = results["bed"]
+    entries = {
+        "case": "Jane's", "slides": [str(folder)], "tumour_bed_mm": [24, 18],
+        "cellularity_percent": 10, "in_situ_percent": 5, "positive_nodes": 3,
+        "largest_metastasis_mm": 4,
+    }  # fmt: skip
+
+    def case(name, **changes):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(json.dumps(entries | changes))
+        CliRunner().invoke(app, ["case", str(path), "--out", str(tmp_path / name)])
+        return tmp_path / name
+
+    known = case("known")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    command = ["export", str(copy), "--dicom", "--slide", slide, "--case"]
+    done = CliRunner().invoke(app, [*command, str(known)])
+    assert done.exit_code == 0, done.output
+    report = dcmread(copy / "dicom" / "report.dcm")
+    group = report.ContentSequence[-1].ContentSequence[-1]
+    said = {item.ConceptNameCodeSequence[0].CodeValue: item for item in group.ContentSequence}
+    index = float(said["rcb-index"].MeasuredValueSequence[0].NumericValue)
+    assert index == pytest.approx(3.0313, abs=1e-4)  # the calculator's worked example
+    assert said["rcb-class"].ConceptCodeSequence[0].CodeMeaning == "RCB-II"
+    assert b"Jane's" not in (copy / "dicom" / "report.dcm").read_bytes()
+    if shutil.which("dciodvfy"):
+        path = copy / "dicom" / "report.dcm"
+        told = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        assert "Error" not in told.stderr
+    without = dcmread(write_dicom(copy, slide)[2])
+    assert without.SOPInstanceUID != report.SOPInstanceUID
+
+    for other, problem in (
+        (case("nodes", positive_nodes=None), "no class yet"),
+        (case("another", slides=[str(results["tiff"][0])]), "is no slide of the case"),
+        (tmp_path / "nowhere", "cannot be read"),
+    ):
+        refused = CliRunner().invoke(app, [*command, str(other)])
+        assert problem in str(refused.exception), other.name
+    content = json.loads((known / "case.json").read_text())
+    content["blocks"][0]["bed"]["area_mm2"] += 1
+    (known / "case.json").write_text(json.dumps(content))
+    refused = CliRunner().invoke(app, [*command, str(known)])
+    assert "measured anew" in str(refused.exception)
 
 
 def test_a_dicom_slide_gives_its_patient_and_study(exported, results):
