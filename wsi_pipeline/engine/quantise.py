@@ -6,7 +6,9 @@ eighth, and a bundle has to score alike on all of them.
 
 What rounding costs comes mostly from the first layers, whose errors all others pass on, and in a
 guided network from its segmentation, which comes first. So if scores in 8 bits are too far off, a
-part of the network, counted from the pixels on, stays in float32: the least that will do.
+part of the network, counted from the pixels on, stays in float32: the least that will do. What is
+reckoned from the classes' probabilities, areas of cells and the score that corrects their ratio, is
+no network and costs no time: it is in float32 always.
 """
 
 import logging
@@ -108,12 +110,27 @@ def _calibrated(graph: Graph, tiles: NDArray[np.uint8], *, float32_share: float)
             nncf.Dataset(tiles, lambda tile: tile[None]),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(tiles),
-            ignored_scope=nncf.IgnoredScope(names=[*kept, *shares]),
+            ignored_scope=nncf.IgnoredScope(names=[*kept, *shares, *_reckoned(model)]),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=nncf.OverflowFix.ENABLE
             ),
         )
     )
+
+
+def _reckoned(model: Any) -> list[str]:  # noqa: ANN401
+    """Return the names of all that is computed from probabilities of classes."""
+    found = {
+        operation.get_friendly_name()
+        for operation in model.get_ordered_ops()
+        if operation.get_type_name() == "Softmax"
+    }
+    for operation in model.get_ordered_ops():  # what an operation takes comes before it
+        takes = {value.get_source_output().get_node() for value in operation.inputs()}
+        if any(node.get_friendly_name() in found for node in takes):
+            found.add(operation.get_friendly_name())
+    results = {node.get_friendly_name() for node in model.get_results()}
+    return sorted(found - results)
 
 
 def _import_nncf() -> Any:  # noqa: ANN401
