@@ -328,7 +328,7 @@ def write(
     shared = [run for run in runs if not run.own_tiles]
     large = [run for run in shared if run.slide == names[-1]]
     reference = next(run for run in large if run.scores)
-    float32 = {way.name for way in OURS if way.engine["precision"] == "float32"}
+    float32 = {way.name for way in OURS if way.engine.get("precision") == "float32"}
     rivals = [run for run in large if run.name in float32 and run.cost is not None]
     fastest = min(rivals, key=lambda run: run.cost.wall_s if run.cost else 0.0, default=reference)
     own = [reference, *(run for run in runs if run.own_tiles)]

@@ -124,6 +124,8 @@ OURS = (
         "wsi score, OpenVINO int8",
         {**SCORE_ALONE, "runtime": "openvino", "precision": "int8"},
     ),
+    Ours("wsi score, all defaults", {}),
 )
 """The first is what peers' tiles and scores come from and are compared with. Peers compute the
-score alone, so ours does too, but for the one that says otherwise."""
+score alone in float32, so ours does too, but for those that say otherwise: users get all defaults,
+which are the classes' shares, and bfloat16 where the processor multiplies that."""

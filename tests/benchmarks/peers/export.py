@@ -26,7 +26,8 @@ SPREAD = 1.5
 class ScoreAlone(nn.Module):
     """A network of ours as others take networks: a normalised image in, a logit out.
 
-    The decoder of the segmentation, which only ours has an output for, is left out.
+    What only ours has an output for is left out: the decoder of the segmentation, unless the score
+    corrects the area ratio that it tells.
     """
 
     def __init__(self, network: GuidedRegressionNetwork) -> None:
@@ -38,10 +39,17 @@ class ScoreAlone(nn.Module):
         network = self.network
         # The layout that ours runs in; here too it is the faster one.
         image = image.contiguous(memory_format=torch.channels_last)
-        guidance = network.segmentation.encode(image).guidance
-        joined = torch.cat([guidance, network.regression.early(image)], dim=1)
-        pooled = network.regression.late(network.fuse(joined)).mean(dim=(2, 3))
-        return nn.functional.linear(pooled, network.head.weight, network.head.bias)
+        encoded = network.segmentation.encode(image)
+        joined = torch.cat([encoded.guidance, network.regression.early(image)], dim=1)
+        features = network.regression.late(network.fuse(joined))
+        if network.ratio is None:
+            pooled = features.mean(dim=(2, 3))
+            return nn.functional.linear(pooled, network.head.weight, network.head.bias)
+        normalise = network.normalise
+        pixels = (image / normalise.scale + normalise.mean).permute(0, 2, 3, 1)
+        areas = network._areas(network.segmentation.decode(encoded), pixels)
+        start = network._start(network.ratio, areas.ratio())
+        return torch.logit(network._score(features, start, areas.tissue))[:, None]
 
 
 def export(bundle: ModelBundle, folder: Path) -> dict[str, Path]:
