@@ -1,9 +1,12 @@
-"""Finished results, as exports take them: whole, or refused with a word."""
+"""Finished results, as exports take them: whole, or refused; and stores that appear when whole."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from wsi_pipeline.bed.outline import BED as BED
-from wsi_pipeline.errors import ResultError
+from wsi_pipeline.errors import OutputError, ResultError
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.scoring.folder import output_file, read_summary
 
@@ -43,3 +46,25 @@ def own_file(folder: Path, summary: SlideSummary, name: str) -> Path:
             "`wsi score` again, which writes it anew."
         )
     return path
+
+
+@contextmanager
+def new_store(target: Path) -> Iterator[Path]:
+    """Yield a place for a store that appears under its name when the block is through.
+
+    Raises:
+        OutputError: if the target exists, or cannot be written.
+
+    """
+    if target.exists():
+        raise OutputError(f"{target}: is there already. Delete it, or choose another name.")
+    partial = target.with_name(f".partial-{target.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.rename(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

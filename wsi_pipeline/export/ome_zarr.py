@@ -13,7 +13,6 @@ coordinates of its middle, as viewers have it: the first pixel of a map lies hal
 corner, and everything lies on everything.
 """
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,16 @@ import tifffile
 import zarr
 from numpy.typing import NDArray
 
-from wsi_pipeline.errors import OutputError, ResultError
-from wsi_pipeline.export.finished import FINE_MAP, MAP, OVERLAY, TILES, own_file, scored_summary
+from wsi_pipeline.errors import ResultError
+from wsi_pipeline.export.finished import (
+    FINE_MAP,
+    MAP,
+    OVERLAY,
+    TILES,
+    new_store,
+    own_file,
+    scored_summary,
+)
 from wsi_pipeline.facts import TilingFacts
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
@@ -71,12 +78,7 @@ def write_ome_zarr(folder: Path, target: Path) -> Path:
 
     """
     summary = scored_summary(folder)
-    if target.exists():
-        raise OutputError(f"{target}: is there already. Delete it, or choose another name.")
-    partial = target.with_name(f".partial-{target.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with new_store(target) as partial:
         root = zarr.create_group(str(partial), zarr_format=3)
         coarse = read_cellularity(own_file(folder, summary, MAP))
         _write_map(root.create_group("cellularity"), coarse, summary)
@@ -88,11 +90,6 @@ def write_ome_zarr(folder: Path, target: Path) -> Path:
             _write_classes(root.create_group("classes"), shares, coarse, summary)
         overlay = own_file(folder, summary, OVERLAY)
         _write_overlay(root.create_group("overlay"), overlay, coarse, summary)
-        partial.rename(target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error}).") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

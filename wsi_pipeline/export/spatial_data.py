@@ -15,7 +15,6 @@ All lie in two coordinate systems: ``global``, the slide's level-0 pixels from t
 and ``micrometer``.
 """
 
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableMo
 from spatialdata.transformations import Identity, Scale, Sequence, Translation
 
 from wsi_pipeline.bed.outline import outline_of
-from wsi_pipeline.errors import OutputError
 from wsi_pipeline.export.finished import (
     BED,
     FINE_MAP,
@@ -40,6 +38,7 @@ from wsi_pipeline.export.finished import (
     THUMBNAIL,
     TILES,
     TISSUE,
+    new_store,
     own_file,
     scored_summary,
 )
@@ -74,20 +73,9 @@ def write_spatial_data(folder: Path, target: Path) -> Path:
 
     """
     summary = scored_summary(folder)
-    if target.exists():
-        raise OutputError(f"{target}: is there already. Delete it, or choose another name.")
-    partial = target.with_name(f".partial-{target.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)
-            spatial_data(folder, summary).write(partial)
-        partial.rename(target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error}).") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_store(target) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)
+        spatial_data(folder, summary).write(partial)
     return target
 
 
