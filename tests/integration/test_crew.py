@@ -214,7 +214,7 @@ def test_each_device_has_a_model_of_its_own(setup, make_slide, section):
     """Two CPUs stand in for two GPUs: what is counted is who holds which model when."""
     slow = setup.config.engine.model_copy(update={"views": 8, "batch_size": 1})
     setup = replace(setup, config=setup.config.model_copy(update={"engine": slow}))
-    rgb = np.ascontiguousarray(section.rgb[:512])
+    rgb = np.ascontiguousarray(section.rgb[:400, :400])
     jobs = [
         Job(file_slide(str(make_slide(rgb, downsamples=(4,), name=name)), "file"))
         for name in ("a.tif", "b.tif")

@@ -284,7 +284,8 @@ def test_ctrl_c_and_a_stopping_service_end_a_night_with_its_page(
         # A terminal's Ctrl-C goes to all processes of its group.
         os.killpg(night.pid, number) if number == signal.SIGINT else night.send_signal(number)
         said, _ = night.communicate(timeout=120)
-        assert time.monotonic() - start < 30  # seconds, on a machine with nothing else to do
+        # A second, on a machine with nothing else to do; the page waits for the disk.
+        assert time.monotonic() - start < 100
         assert night.returncode == 128 + number, said
         assert "Traceback" not in said
         assert not psutil.wait_procs(at_work, timeout=5)[1]

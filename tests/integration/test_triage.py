@@ -35,7 +35,8 @@ def inbox(tmp_path, make_slide):
     folder = tmp_path / "inbox"
     folder.mkdir()
     for number in range(3):
-        slide = make_slide(generate_region(number, 1024).rgb, name=f"{number}.tif")
+        rgb = np.ascontiguousarray(generate_region(number, 1024).rgb[200:840, 200:840])
+        slide = make_slide(rgb, name=f"{number}.tif")
         slide.rename(folder / slide.name)
     return folder
 
@@ -112,7 +113,7 @@ def test_when_time_is_up_the_slide_at_work_is_left_to_the_next_night(
     inbox, tmp_path, tiny_bundle, config, monkeypatch
 ):
     monkeypatch.setattr(night_run, "LOOK_AT_CLOCK_S", 0.1)
-    slow = {"engine": config.engine.model_copy(update={"views": 8, "batch_size": 1})}
+    slow = {"engine": config.engine.model_copy(update={"batch_size": 1})}
     until = (datetime.now().astimezone() - timedelta(minutes=5)).time()
     cohort = cohort_of(inbox, tmp_path / "out", tiny_bundle, config, **slow, until=until)
 
