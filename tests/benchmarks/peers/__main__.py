@@ -201,7 +201,7 @@ class Bench:
         self, settings: dict[Peer, tuple[Path, Setting]], slide: BigSlide, calibrate_on: BigSlide
     ) -> list[Run]:
         """Score a small slide with a model that was trained: ours first, then everybody."""
-        demo = demonstration(self.folder)
+        demo = copied(BUNDLED_MODEL, self.folder)
         bench = replace(self, bundle=demo, models=export(demo, self.folder), trained=True)
         bench.quantise(calibrate_on)
         ours = [bench.run_ours(way, slide, "agreement") for way in OURS]
@@ -217,10 +217,11 @@ class Bench:
         ]
 
 
-def demonstration(folder: Path) -> ModelBundle:
-    """Return a copy of the demonstration bundle, beside which a graph may be put."""
-    copy = folder / "demonstration"
-    ModelBundle.load(BUNDLED_MODEL).save(copy)
+def copied(location: Path, folder: Path) -> ModelBundle:
+    """Return a copy of a bundle below a folder, beside which a graph may be put."""
+    bundle = ModelBundle.load(location)
+    copy = folder / f"bundle-{bundle.digest[:12]}"
+    bundle.save(copy)
     return ModelBundle.load(copy)
 
 
@@ -269,7 +270,11 @@ def main(
     described = report.machine(allowed)
     pythons, failures = make_environments(peers, folder)
 
-    model = ModelBundle.load((bundle or untrained_bundle(backbone, folder)).absolute())
+    model = (
+        ModelBundle.load(untrained_bundle(backbone, folder))
+        if bundle is None
+        else copied(bundle.absolute(), folder)
+    )
     bench = Bench(folder, model, export(model, folder), allowed, trained=bundle is not None)
     slides = [big_slide(folder, size) for size in sizes]
     runs = list(failures)
