@@ -48,6 +48,7 @@ class Start:
             return cls(source, weights, ours.mean, ours.std, ours.upsampling)
         run = Path(source)
         config = config_of(run)
+        config = config.get("architecture", config)  # where stage 2 has it
         mean, std = (tuple(config[k]) if k in config else None for k in ("mean", "std"))
         upsampling = config.get("upsampling", _DEFAULTS["upsampling"].default)
         return cls(source, trained_weights(run), mean, std, upsampling)

@@ -209,6 +209,16 @@ def test_both_stages_start_from_a_bundle(runs, workplace, tmp_path):
         )
 
 
+@pytest.mark.parametrize(("stage", "key"), [(seg, "mean"), (reg, "architecture.mean")])
+def test_a_run_of_stage_2_has_seen_colours_too(runs, workplace, tmp_path, stage, key):
+    name = stage.__name__.removeprefix("training.")
+    with pytest.raises(SystemExit, match=r"was trained with mean .* see other colours"):
+        stage.main(
+            f"--config {workplace / f'{name}-smoke.yaml'} --run {tmp_path} --init {runs[1]} "
+            f"--set {key}=[0.1,0.2,0.3]".split()
+        )
+
+
 def test_a_guide_is_not_upsampled_otherwise_than_it_was_trained(runs, workplace, tmp_path):
     with pytest.raises(SystemExit, match="trained with upsampling corners, and here it is half-p"):
         reg.main(

@@ -6,7 +6,6 @@ figures of another run.
 
 import hashlib
 import io
-import json
 import os
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
 from wsi_pipeline.outputs.estimate import ESTIMATE
 from wsi_pipeline.outputs.score_map import ScoreMap
 from wsi_pipeline.outputs.summary import OutputFile, SlideSummary
+from wsi_pipeline.outputs.tile_table import metadata_of
 from wsi_pipeline.scoring.folder import LOCK, NEXT, SUMMARY
 from wsi_pipeline.scoring.verify import AGAIN, output_faults
 from wsi_pipeline.validation import problems
@@ -41,8 +41,6 @@ VERSION = SlideSummary.model_fields["schema_version"].default
 
 LARGEST_PICTURE_PX = 50_000_000
 """Of a thumbnail; those that are written have 1600 px on the long side."""
-
-_TILING_KEY = b"wsi_pipeline"
 
 
 def place_of(path: str | Path) -> Path:
@@ -110,8 +108,7 @@ def l0_bounds_of(folder: Path, tiles: pa.Table) -> Box:
 
     """
     try:
-        made = json.loads((tiles.schema.metadata or {})[_TILING_KEY])
-        return Box(*TilingFacts.model_validate(made["tiling"]).l0_bounds)
+        return Box(*TilingFacts.model_validate(metadata_of(tiles)["tiling"]).l0_bounds)
     except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(folder / TILES, error) from error
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ from wsi_pipeline.scoring.slide_arguments import one_slide
 from wsi_pipeline.shown import shown
 
 Progress = Callable[[int, int], None]
+Found = TypeVar("Found")
 
 
 def score(
@@ -67,9 +69,7 @@ def score(
 
     """
     settings = _settings(config, mpp, allow_upsampling, device, workers, keep_tiles)
-    result = _run(slide, out, bundle, settings, progress, score_slide)
-    assert isinstance(result, Result)  # noqa: S101 - `score_slide` gives nothing else
-    return result
+    return Result(*_run(slide, out, bundle, settings, progress, score_slide))
 
 
 def estimate(
@@ -117,14 +117,9 @@ def estimate(
         )
     settings = _settings(config, mpp, allow_upsampling, device, workers, None)
     outline = None if bed is None else place_of(bed)
-    return _run(
-        slide,
-        out,
-        bundle,
-        settings,
-        progress,
-        partial(estimate_slide, precision=precision, bed=outline),
-    )
+    score_one = partial(estimate_slide, precision=precision, bed=outline)
+    own, found = _run(slide, out, bundle, settings, progress, score_one)
+    return Result(own, found) if isinstance(found, SlideSummary) else found
 
 
 def _settings(
@@ -156,9 +151,9 @@ def _run(
     bundle: str | Path | ModelBundle | None,
     settings: NightConfig,
     progress: Progress | None,
-    score_one: Callable[..., Estimate | SlideSummary],
-) -> Estimate | Result:
-    """Start the engine and give one slide to what scores it; a summary becomes a result."""
+    score_one: Callable[..., Found],
+) -> tuple[Path, Found]:
+    """Start the engine and give one slide to what scores it; return the slide's own folder too."""
     location = str(slide) if is_url(str(slide)) else str(place_of(slide))
     folder = place_of(out).absolute()
     model = bundle if isinstance(bundle, ModelBundle) else load_bundle(bundle)
@@ -172,8 +167,7 @@ def _run(
     with enough_memory("Loading the model"):
         engine = start_engine(model, settings)
     with _bar(file.name) if progress is None else nullcontext(progress) as advance:
-        found = score_one(file, folder, engine, settings, progress=advance)
-    return Result(folder / file.folder, found) if isinstance(found, SlideSummary) else found
+        return folder / file.folder, score_one(file, folder, engine, settings, progress=advance)
 
 
 def load_bundle(location: str | Path | None = None) -> ModelBundle:

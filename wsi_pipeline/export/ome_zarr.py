@@ -14,7 +14,7 @@ corner, and everything lies on everything.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from wsi_pipeline.export.finished import (
 from wsi_pipeline.facts import TilingFacts
 from wsi_pipeline.geometry import Size
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
-from wsi_pipeline.outputs.score_map import ScoreMap, blend, block_mean
+from wsi_pipeline.outputs.score_map import ScoreMap, blend
 from wsi_pipeline.outputs.summary import SlideSummary
 from wsi_pipeline.outputs.tile_table import read_parquet
 
@@ -123,16 +123,11 @@ def _write_classes(
     score_map: ScoreMap,
     summary: SlideSummary,
 ) -> None:
-    levels: list[Level] = []
-    factor = 1
-    while True:
-        number = str(len(levels))
-        stack = np.stack([block_mean(share, factor) for share in shares.values()])
-        _write(group, number, stack, ("c", "y", "x"))
-        levels.append(Level(number, score_map.cell_um * factor, _corner_um(score_map)))
-        if max(stack.shape[1:]) <= SMALLEST:
-            break
-        factor *= 2
+    levels, corner = [], _corner_um(score_map)
+    pyramids = [_pyramid(replace(score_map, cellularity=share)) for share in shares.values()]
+    for number, parts in enumerate(zip(*pyramids, strict=True)):
+        _write(group, str(number), np.stack([part.cellularity for part in parts]), ("c", "y", "x"))
+        levels.append(Level(str(number), parts[0].cell_um, corner))
     window = {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0}
     channels = [
         {"label": name, "color": _CLASS_COLOURS[place % len(_CLASS_COLOURS)], "window": window}
@@ -175,7 +170,7 @@ def _write_overlay(
 
     It shows what the maps do, and begins at their corner.
     """
-    levels = []
+    levels, corner = [], _corner_um(score_map)
     try:
         with tifffile.TiffFile(path) as tiff:
             for number, page in enumerate(tiff.pages):
@@ -183,7 +178,7 @@ def _write_overlay(
                 array = _make(group, str(number), (3, rows, columns), "uint8", ("c", "y", "x"))
                 for top, strip in _strips(page):
                     array[:, top : top + len(strip)] = strip.transpose(2, 0, 1)
-                levels.append(Level(str(number), _pixel_um(page), _corner_um(score_map)))
+                levels.append(Level(str(number), _pixel_um(page), corner))
     except (tifffile.TiffFileError, ValueError, RuntimeError, KeyError) as error:
         raise ResultError(f"{path}: cannot be read ({error}). Run `wsi heatmap` again.") from error
     window = {"min": 0, "max": 255, "start": 0, "end": 255}

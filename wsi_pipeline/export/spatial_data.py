@@ -28,7 +28,7 @@ import shapely
 from numpy.typing import NDArray
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableModel
-from spatialdata.transformations import Identity, Scale, Sequence, Translation
+from spatialdata.transformations import Scale, Sequence, Translation
 
 from wsi_pipeline.bed.outline import outline_of
 from wsi_pipeline.export.finished import (
@@ -47,7 +47,7 @@ from wsi_pipeline.geometry import Box
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
 from wsi_pipeline.outputs.score_map import ScoreMap
 from wsi_pipeline.outputs.summary import SlideSummary
-from wsi_pipeline.outputs.tile_table import read_parquet
+from wsi_pipeline.outputs.tile_table import metadata_of
 from wsi_pipeline.outputs.write import read_mask, read_thumbnail
 
 PIXELS, MICROMETRES = "global", "micrometer"
@@ -86,10 +86,11 @@ def spatial_data(folder: Path, summary: SlideSummary) -> SpatialData:
         ResultError: if a file of it is missing or damaged.
 
     """
-    tiles_file = own_file(folder, summary, TILES)
-    tiling = TilingFacts.model_validate(read_parquet(tiles_file)[1]["tiling"])
+    stored = pq.read_table(own_file(folder, summary, TILES))
+    tiling = TilingFacts.model_validate(metadata_of(stored)["tiling"])
     bounds, mpp = Box(*tiling.l0_bounds), tiling.mpp
-    own_file(folder, summary, THUMBNAIL), own_file(folder, summary, TISSUE)
+    for picture in (THUMBNAIL, TISSUE):
+        own_file(folder, summary, picture)
     slide, mask = read_thumbnail(folder), read_mask(folder)
     images = {
         "slide": Image2DModel.parse(
@@ -107,7 +108,7 @@ def spatial_data(folder: Path, summary: SlideSummary) -> SpatialData:
     )
     level_0 = _frames(1, 1, 0, 0, mpp)
     side = tiling.grid.tile_px * tiling.grid.mpp / mpp
-    frame = pq.read_table(tiles_file).to_pandas(ignore_metadata=True)
+    frame = stored.to_pandas(ignore_metadata=True)
     x, y = frame["l0_x_px"].to_numpy(float), frame["l0_y_px"].to_numpy(float)
     squares = gpd.GeoDataFrame(geometry=shapely.box(x, y, x + side, y + side), index=frame.index)
     shapes = {"tiles": ShapesModel.parse(squares, transformations=level_0)}
@@ -126,13 +127,9 @@ def spatial_data(folder: Path, summary: SlideSummary) -> SpatialData:
 
 def _frames(scale_x: float, scale_y: float, x: float, y: float, mpp: float) -> Frames:
     """Return how pixels of a side in level-0 pixels, from a corner on, get into both systems."""
-    plain = scale_x == scale_y == 1 and x == y == 0
     steps = [Scale([scale_x, scale_y], ("x", "y")), Translation([x, y], ("x", "y"))]
     um = Scale([mpp, mpp], ("x", "y"))
-    return {
-        PIXELS: Identity() if plain else Sequence(steps),
-        MICROMETRES: um if plain else Sequence([*steps, um]),
-    }
+    return {PIXELS: Sequence(steps), MICROMETRES: Sequence([*steps, um])}
 
 
 def _over(bounds: Box, shape_px: tuple[int, ...], mpp: float) -> Frames:

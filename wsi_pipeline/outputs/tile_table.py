@@ -119,5 +119,15 @@ def read_parquet(path: Path) -> tuple[TileTable, dict[str, Any]]:
             [np.zeros((len(stored), 0), np.float32), *map(column, class_columns)]
         ),
     )
-    metadata: dict[str, Any] = json.loads(stored.schema.metadata[_METADATA_KEY])
-    return table, metadata
+    return table, metadata_of(stored)
+
+
+def metadata_of(stored: pa.Table) -> dict[str, Any]:
+    """Return the provenance that :func:`write_parquet` stored with a table.
+
+    Raises:
+        KeyError, ValueError: if there is none, or it is damaged.
+
+    """
+    metadata: dict[str, Any] = json.loads((stored.schema.metadata or {})[_METADATA_KEY])
+    return metadata

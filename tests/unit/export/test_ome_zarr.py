@@ -10,17 +10,10 @@ import zarr
 from ome_zarr_models.v05 import Image
 
 import wsi_pipeline as wsi
-from tests.helpers.real_slides import SAMPLE
 from wsi_pipeline.errors import OutputError, ResultError
 from wsi_pipeline.export.ome_zarr import class_shares, write_ome_zarr
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
 from wsi_pipeline.outputs.tile_table import read_parquet, write_parquet
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    with pytest.warns(UserWarning, match="demonstration"):
-        return wsi.score(SAMPLE, tmp_path_factory.mktemp("out"), progress=lambda *_: None).folder
 
 
 @pytest.fixture(scope="module")

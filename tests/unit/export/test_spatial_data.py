@@ -11,19 +11,12 @@ from spatialdata.transformations import get_transformation
 from typer.testing import CliRunner
 
 import wsi_pipeline as wsi
-from tests.helpers.real_slides import SAMPLE
 from wsi_pipeline.cli import app
 from wsi_pipeline.errors import OutputError, ResultError
 from wsi_pipeline.export.spatial_data import MICROMETRES, PIXELS, _over, write_spatial_data
 from wsi_pipeline.geometry import Box
 from wsi_pipeline.outputs.cellularity_tiff import read_cellularity
 from wsi_pipeline.outputs.write import read_mask, read_thumbnail
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    with pytest.warns(UserWarning, match="demonstration"):
-        return wsi.score(SAMPLE, tmp_path_factory.mktemp("out"), progress=lambda *_: None).folder
 
 
 @pytest.fixture(scope="module")
