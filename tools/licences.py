@@ -13,6 +13,7 @@ allowed, takes an expression of SPDX's for a name and excepts a package whatever
 import ast
 import re
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -27,6 +28,17 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 # These say that a licence is approved, and not which.
 _NO_LICENCE = {"License :: OSI Approved", "License :: DFSG approved"}
+
+
+def installed() -> Iterable[Distribution]:
+    """Return the environment's packages, whatever has been imported.
+
+    Some packages put copies of others that lie within them on `sys.path` when they are imported:
+    setuptools does, and which those are depends on its release.
+    """
+    return distributions(
+        path=sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    )
 
 
 def refusals(packages: Iterable[Distribution], policy: dict[str, Any]) -> list[str]:
@@ -92,7 +104,7 @@ def _holds(node: ast.expr) -> bool:
 
 def main() -> None:
     policy = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["licences"]
-    if faults := refusals(distributions(), policy):
+    if faults := refusals(installed(), policy):
         sys.exit("\n".join(faults))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.licences import PYPROJECT, refusals
+from tools.licences import PYPROJECT, installed, refusals
 
 POLICY = tomllib.loads(PYPROJECT.read_text())["tool"]["licences"]
 APPROVED = "Classifier: License :: OSI Approved ::"
@@ -34,7 +34,20 @@ def said_of(tmp_path):
 
 
 def test_all_that_is_installed_may_be_depended_on():
-    assert refusals(distributions(), POLICY) == []
+    packages = list(installed())
+    assert {"torch", "zarr", "ruff"} <= {package.metadata["Name"] for package in packages}
+    assert refusals(packages, POLICY) == []
+
+
+def test_copies_that_a_package_brings_on_the_path_are_not_installed(tmp_path, monkeypatch):
+    folder = tmp_path / "autocommand-2.2.2.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: autocommand\nVersion: 2.2.2\nLicense: LGPLv3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "autocommand" in {package.metadata["Name"] for package in distributions()}
+    assert "autocommand" not in {package.metadata["Name"] for package in installed()}
 
 
 @pytest.mark.parametrize(
