@@ -19,15 +19,19 @@ GPL_AND_ARTISTIC = [
 ]
 
 
+def _lay_package(path: Path, name: str, *metadata: str) -> None:
+    folder = path / f"{name}-1.2.dist-info"
+    folder.mkdir()
+    head = ["Metadata-Version: 2.4", f"Name: {name}", "Version: 1.2"]
+    (folder / "METADATA").write_text("\n".join([*head, *metadata]) + "\n")
+
+
 @pytest.fixture
 def said_of(tmp_path):
     """What is said of an installed package whose metadata holds these lines."""
 
     def said_of(*metadata: str, name: str = "Some_Package") -> str:
-        folder = tmp_path / f"{name}-1.2.dist-info"
-        folder.mkdir()
-        head = ["Metadata-Version: 2.4", f"Name: {name}", "Version: 1.2"]
-        (folder / "METADATA").write_text("\n".join([*head, *metadata]) + "\n")
+        _lay_package(tmp_path, name, *metadata)
         return "\n".join(refusals(distributions(path=[str(tmp_path)]), POLICY))
 
     return said_of
@@ -40,11 +44,7 @@ def test_all_that_is_installed_may_be_depended_on():
 
 
 def test_copies_that_a_package_brings_on_the_path_are_not_installed(tmp_path, monkeypatch):
-    folder = tmp_path / "autocommand-2.2.2.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: autocommand\nVersion: 2.2.2\nLicense: LGPLv3\n"
-    )
+    _lay_package(tmp_path, "autocommand", "License: LGPLv3")
     monkeypatch.syspath_prepend(tmp_path)
     assert "autocommand" in {package.metadata["Name"] for package in distributions()}
     assert "autocommand" not in {package.metadata["Name"] for package in installed()}
